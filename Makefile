@@ -1,0 +1,71 @@
+# Every target is what CI runs. Needs python3, make and PyPI; all else is set up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO_INCLUDE = $(shell $(BIN)/python -c "import google.api, pathlib; print(pathlib.Path(list(google.api.__path__)[0]).parents[1])")
+PROTOS := $(sort $(wildcard protos/antiphon/v1/*.proto))
+STUBS := clients/python
+PACKAGES := clients services tests
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint format protos protos-check check bench lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install everything, hashes checked
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Start the stack, stream ten seconds of music through Envoy to out/demo.wav, stop
+	$(BIN)/python -m services.stack demo
+
+up: $(STAMP) ## Start every service and Envoy; stop with Ctrl-C
+	$(BIN)/python -m services.stack up
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Lint code and protos, check types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory protos-check
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP) ## Make the Python stubs and Envoy's descriptor set from protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
+
+protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committed
+	@rm -rf .cache/buf && mkdir -p .cache/buf/third_party/google
+	@cp -r protos/. .cache/buf/ && cp -r $(PROTO_INCLUDE)/google/api $(PROTO_INCLUDE)/google/rpc .cache/buf/third_party/google/
+	cd .cache/buf && $(CURDIR)/$(BIN)/buf lint
+	$(BIN)/python tests/contract/breaking.py
+	@$(MAKE) --no-print-directory protos
+	git diff --exit-code -- $(STUBS)/antiphon/v1
+
+check: lint test ## What CI runs: lint, generated files, tests
+
+bench: $(STAMP) ## Measure; the last line is one JSON object
+	$(BIN)/python -m tests.bench generator --shape tiny
+
+lock: $(STAMP) ## Resolve requirements/ anew
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra server --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/dev.txt -o requirements/server.txt
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache out dist build

@@ -1,0 +1,103 @@
+"""Renders composed pieces with fluidsynth into a folder that the training steps read.
+
+    python -m services.models.tiny.render --out out/tiny/data --clips 3600
+
+Writes ``audio.npy`` (int16 ``[clips, samples]``, mono, 32 kHz) and ``captions.jsonl`` (one line a clip:
+its attributes). Needs Debian's ``fluidsynth`` and ``musescore-general-soundfont-small`` (MIT licence), or
+any General MIDI soundfont given by ``--soundfont``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import mido
+import numpy as np
+import soundfile
+
+from .compose import CLIP_SECONDS, Piece
+
+SAMPLE_RATE_HZ = 32_000
+SOUNDFONT = Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3")
+CLIPS_PER_FILE = 40
+_TICKS_PER_SECOND = 960  # 480 ticks a beat at mido's default 120 bpm
+_SLOT_SECONDS = CLIP_SECONDS + 1.0  # a second for the tail of the last note
+
+
+def midi_of(pieces: list[Piece]) -> mido.MidiFile:
+    """Lay pieces one after the other, each in a slot of its own, in one MIDI file.
+
+    One fluidsynth start a hundred clips is what makes data cheap.
+    """
+    events: list[tuple[float, int, mido.Message]] = []
+    for index, piece in enumerate(pieces):
+        offset = index * _SLOT_SECONDS
+        events.append((offset, 0, mido.Message("program_change", channel=0, program=piece.program)))
+        events.append((offset, 0, mido.Message("program_change", channel=1, program=33)))
+        for note in piece.notes():
+            key = {"channel": note.channel, "note": note.pitch}
+            events.append((offset + note.start_seconds, 2, mido.Message("note_on", velocity=note.velocity, **key)))
+            events.append((offset + note.end_seconds, 1, mido.Message("note_off", **key)))
+    track = mido.MidiTrack()
+    now = 0
+    for seconds, _, message in sorted(events, key=lambda event: event[:2]):
+        tick = round(seconds * _TICKS_PER_SECOND)
+        track.append(message.copy(time=tick - now))
+        now = tick
+    file = mido.MidiFile(ticks_per_beat=480)
+    file.tracks.append(track)
+    return file
+
+
+def render(pieces: list[Piece], soundfont: Path = SOUNDFONT) -> np.ndarray:
+    """Return the pieces as int16 audio ``[pieces, samples]``, mono, 32 kHz, each at its own peak of 0.5 to 0.9."""
+    samples = round(CLIP_SECONDS * SAMPLE_RATE_HZ)
+    slot = round(_SLOT_SECONDS * SAMPLE_RATE_HZ)
+    with tempfile.TemporaryDirectory() as folder:
+        midi, wav = Path(folder, "pieces.mid"), Path(folder, "pieces.wav")
+        midi_of(pieces).save(midi)
+        command = ["fluidsynth", "-ni", "-q", "-g", "0.3", "-R", "0", "-C", "0", "-T", "wav", "-O", "float"]
+        subprocess.run([*command, "-r", str(SAMPLE_RATE_HZ), "-F", str(wav), str(soundfont), str(midi)], check=True)
+        audio, _ = soundfile.read(wav, dtype="float32", always_2d=True)
+    mono = audio.mean(axis=1)
+    mono = np.pad(mono, (0, max(0, slot * len(pieces) - mono.shape[0])))
+    clips = np.stack([mono[i * slot : i * slot + samples] for i in range(len(pieces))])
+    peaks = np.abs(clips).max(axis=1, keepdims=True)
+    levels = np.array([[0.5 + 0.4 * ((piece.seed * 7919) % 1000) / 1000] for piece in pieces])
+    return np.asarray(clips / np.maximum(peaks, 1e-4) * levels * 32767.0).astype(np.int16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/tiny/data"))
+    parser.add_argument("--clips", type=int, default=3600)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    pieces = [Piece.draw(2 * (options.first_seed + index)) for index in range(options.clips)]
+    shape = (len(pieces), round(CLIP_SECONDS * SAMPLE_RATE_HZ))
+    audio = np.lib.format.open_memmap(options.out / "audio.npy", mode="w+", dtype=np.int16, shape=shape)
+
+    def fill(first: int) -> None:
+        part = pieces[first : first + CLIPS_PER_FILE]
+        audio[first : first + len(part)] = render(part, options.soundfont)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(fill, range(0, len(pieces), CLIPS_PER_FILE)))
+    audio.flush()
+    with (options.out / "captions.jsonl").open("w") as file:
+        for piece in pieces:
+            file.write(json.dumps({**asdict(piece), "caption": piece.caption(piece.seed)}) + "\n")
+    print(f"rendered: {len(pieces)} clips, {len(pieces) * CLIP_SECONDS / 3600:.1f} hours, in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
