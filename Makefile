@@ -17,9 +17,11 @@ help: ## Show the targets
 
 setup: $(STAMP) ## Make .venv and install everything, hashes checked
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(BIN)/uv:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+$(STAMP): $(BIN)/uv requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
@@ -61,7 +63,7 @@ check: lint test ## What CI runs: lint, generated files, tests
 bench: $(STAMP) ## Measure; the last line is one JSON object
 	$(BIN)/python -m tests.bench generator --shape tiny
 
-lock: $(STAMP) ## Resolve requirements/ anew
+lock: $(BIN)/uv ## Resolve requirements/ anew
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra server --universal --python-version 3.11 \
