@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from services.runtime.context import request_id
@@ -27,8 +28,14 @@ def _json_formatter() -> logging.Formatter:
     )
 
 
+class _TextFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)
+        extras = (f" {key}={value}" for key, value in vars(record).items() if key not in RESERVED_ATTRS)
+        return super().formatMessage(record) + "".join(extras)
+
+
 def _text_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    return _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:
