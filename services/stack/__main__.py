@@ -1,0 +1,97 @@
+"""`python -m services.stack up` runs the stack until Ctrl-C; `demo` streams one piece through it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from services.stack.errors import PortTakenError, StackError
+from services.stack.ports import Ports
+from services.stack.stack import Stack
+
+app = typer.Typer(
+    help="Runs the generator, the codec, the analyzer and Envoy on this machine.", add_completion=False
+)
+console = Console()
+errors = Console(stderr=True)
+
+PROMPT = "a happy fast marimba melody, 120 bpm"
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Envoy's port.")] = Ports().edge,
+) -> None:
+    """Start every service and Envoy, print the addresses, stop all on Ctrl-C."""
+    with _ends_well(), Stack(ports=Ports(edge=port), console=True) as stack:
+        console.print(_addresses(stack))
+        console.print("Ready. Ctrl-C stops; running streams finish first.")
+        stack.wait()
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option(help="What to play.")] = PROMPT,
+    duration: Annotated[float, typer.Option(help="Seconds to make.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same piece.")] = 1,
+    port: Annotated[int | None, typer.Option(help="Envoy's port; a free one by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for demo.wav and demo.png.")] = Path("out"),
+) -> None:
+    """Stream one piece through Envoy to out/demo.wav and draw it as out/demo.png."""
+    # Here and not above, so that `up` needs neither a plotting library nor a client.
+    from antiphon import AntiphonError
+    from services.stack.demo import record
+    from services.stack.picture import draw
+
+    with _ends_well():
+        try:
+            with (
+                console.status("starting the services and Envoy"),
+                Stack(ports=Ports.free(edge=port)) as stack,
+            ):
+                console.print(_addresses(stack))
+                take = record(stack.address, prompt, duration=duration, seed=seed, path=out / "demo.wav")
+        except AntiphonError as error:
+            raise StackError(f"the stream failed: {error}") from error
+        draw(take.samples, take.sample_rate_hz, prompt, out / "demo.png")
+        console.print(take.table())
+        console.print(f"{out / 'demo.wav'}  {out / 'demo.png'}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    # One way out for `kill`, a terminal's Ctrl-C and CI's timeouts.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="python -m services.stack")
+
+
+@contextmanager
+def _ends_well() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+    except StackError as error:
+        errors.print(f"[red]error[/red]: {escape(str(error))}", soft_wrap=True, highlight=False)
+        if isinstance(error, PortTakenError):
+            errors.print("hint: stop what listens there (`ss -ltnp` shows it), or choose another with --port")
+        raise typer.Exit(1) from None
+
+
+def _addresses(stack: Stack) -> Table:
+    table = Table("what", "address", title="Antiphon")
+    for name, address in stack.addresses.items():
+        table.add_row(name, address)
+    return table
+
+
+if __name__ == "__main__":
+    main()

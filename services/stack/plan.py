@@ -1,0 +1,42 @@
+"""What the process runner is told to run; a JSON file between two processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process: its name, its arguments and what it has in its environment beyond the runner's own."""
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Processes and how to treat them.
+
+    `edge` names the process that stops last, `folder` takes the logs, `console` copies them to stderr,
+    `keep_going` leaves the rest running when one ends, `grace_seconds` is the time to end after a stop.
+    """
+
+    commands: list[Command]
+    edge: str
+    folder: str
+    console: bool
+    keep_going: bool
+    grace_seconds: float
+
+    def dump(self, path: Path) -> None:
+        """Writes the plan to a file."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Reads what `dump` wrote."""
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "commands": [Command(**one) for one in fields["commands"]]})
