@@ -1,1 +1,103 @@
-from __future__ import annotations
+"""Antiphon's client: streams music and sound from text, and turns audio into codes and back.
+
+    with antiphon.Client("localhost:8080") as client, antiphon.WavWriter("piano.wav") as wav:
+        for chunk in client.stream_generate("slow sad piano", duration=10):
+            wav.write(chunk)
+
+`AsyncClient` does the same for asyncio. All errors are `AntiphonError`; `antiphon.errors` draws the tree.
+"""
+
+from antiphon.async_client import AsyncClient, AsyncGenerationStream
+from antiphon.audio import Encoding, Samples, WavWriter
+from antiphon.client import Client, GenerationStream
+from antiphon.codes import bits_per_code, pack_codes, unpack_codes
+from antiphon.connection import VERSION as __version__  # noqa: N811
+from antiphon.errors import (
+    AntiphonError,
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from antiphon.generation import OnProgress
+from antiphon.messages import GenerationOptions, Prompt
+from antiphon.operations import AudioFile
+from antiphon.results import (
+    Analysis,
+    Audio,
+    Chunk,
+    EncodedAudio,
+    Finished,
+    FinishReason,
+    GeneratedAudio,
+    HealthStatus,
+    Model,
+    ModelKind,
+    ModelList,
+    Progress,
+    Scores,
+    Service,
+    Started,
+    Timings,
+    Verdict,
+    WindowAnalysis,
+)
+
+__all__ = [
+    "Analysis",
+    "AntiphonError",
+    "AsyncClient",
+    "AsyncGenerationStream",
+    "Audio",
+    "AudioFile",
+    "CancelledError",
+    "Chunk",
+    "Client",
+    "DeadlineExceededError",
+    "EncodedAudio",
+    "Encoding",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "GeneratedAudio",
+    "GenerationOptions",
+    "GenerationStream",
+    "HealthStatus",
+    "InternalError",
+    "InvalidArgumentError",
+    "Model",
+    "ModelKind",
+    "ModelList",
+    "NotFoundError",
+    "OnProgress",
+    "PermissionDeniedError",
+    "Progress",
+    "Prompt",
+    "ProtocolError",
+    "ResourceExhaustedError",
+    "Samples",
+    "Scores",
+    "Service",
+    "Started",
+    "Timings",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "Verdict",
+    "WavWriter",
+    "WindowAnalysis",
+    "__version__",
+    "bits_per_code",
+    "pack_codes",
+    "unpack_codes",
+]

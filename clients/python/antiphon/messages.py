@@ -1,0 +1,207 @@
+"""A generation's typed arguments to a request, and its responses to typed values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from antiphon.audio import Encoding, from_pcm
+from antiphon.codes import unpack_codes
+from antiphon.errors import FieldViolation, InvalidArgumentError, ProtocolError
+from antiphon.results import Finished, FinishReason, Started, Timings
+from antiphon.v1 import audio_pb2, generator_pb2
+
+Prompt = str | Sequence[str | tuple[str, float]]
+"""A text, or up to eight texts, each alone or with its weight."""
+
+
+class GenerationOptions(TypedDict, total=False):
+    """What may be said of a generation besides its prompt. What is left out is the server's default.
+
+    Values out of range raise InvalidArgumentError; an unknown model NotFoundError.
+    """
+
+    model: str
+    """Name of the model as in `list_models`; default: the server's."""
+    duration: float
+    """Seconds, above 0 and at most the model's `max_duration_seconds`; default 10."""
+    temperature: float | None
+    """Divides the logits; above 0 and at most 10; default 1."""
+    top_k: int | None
+    """Draw from the k likeliest tokens; 0 for no limit; default 250. Not used when top_p is above 0."""
+    top_p: float | None
+    """Draw from the likeliest tokens whose probabilities sum to p, 0 to 1; 0, the default, for no limit."""
+    cfg_coef: float | None
+    """Strength of classifier-free guidance, 0 to 20; 1 for none; default 3."""
+    use_sampling: bool | None
+    """False takes the likeliest token always; default True."""
+    seed: int | None
+    """The same seed with the same other arguments gives the same tokens; default: drawn by the server."""
+    include_codes: bool
+    """True to get the codes as well."""
+    encoding: Encoding
+    """How the samples travel; default "pcm_f32le"."""
+
+
+def generation_config(
+    prompt: Prompt,
+    *,
+    model: str = "",
+    duration: float = 10.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    cfg_coef: float | None = None,
+    use_sampling: bool | None = None,
+    seed: int | None = None,
+    include_codes: bool = False,
+    encoding: Encoding = "pcm_f32le",
+) -> generator_pb2.GenerationConfig:
+    """Builds a GenerationConfig. Ranges are the server's to check, as it knows the model.
+
+    Raises:
+        InvalidArgumentError: A value that the wire can't carry, such as a negative seed or a duration of NaN.
+    """
+    weighted = [(prompt, None)] if isinstance(prompt, str) else [_weighted(entry) for entry in prompt]
+    config = generator_pb2.GenerationConfig(
+        include_codes=include_codes, output_format=output_format(encoding)
+    )
+    put(config, "model", model)
+    for index, (text, weight) in enumerate(weighted):
+        entry = config.prompts.add()
+        put(entry, "text", text, f"prompts[{index}].text")
+        put(entry, "weight", weight, f"prompts[{index}].weight")
+    try:
+        config.duration.FromNanoseconds(round(duration * 1e9))
+    except (ValueError, TypeError, OverflowError):
+        raise refused("duration", f"{duration!r} is not a length of time in seconds") from None
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
+    for name, value in (sampling | {"use_sampling": use_sampling}).items():
+        put(config.sampling, name, value, f"sampling.{name}")
+    put(config, "seed", seed)
+    return config
+
+
+def _weighted(entry: str | tuple[str, float]) -> tuple[str, float | None]:
+    return (entry, None) if isinstance(entry, str) else entry
+
+
+def put(message: Message, name: str, value: object, path: str = "") -> None:
+    """Sets a field where there is a value for it."""
+    if value is None:
+        return
+    try:
+        setattr(message, name, value)
+    except (ValueError, TypeError) as error:
+        raise refused(path or name, f"{value!r} can't be sent: {error}") from None
+
+
+def refused(field: str, description: str) -> InvalidArgumentError:
+    """Returns the error for a field that is wrong before it is sent."""
+    return InvalidArgumentError(f"{field}: {description}", violations=[FieldViolation(field, description)])
+
+
+_ENCODINGS: dict[Encoding, audio_pb2.AudioEncoding] = {
+    "pcm_f32le": audio_pb2.AUDIO_ENCODING_PCM_F32LE,
+    "pcm_s16le": audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+}
+
+
+def output_format(encoding: Encoding) -> audio_pb2.AudioFormat:
+    """Returns the form to ask for.
+
+    Raises:
+        InvalidArgumentError: The encoding is none of ours.
+    """
+    if encoding not in _ENCODINGS:
+        raise refused("output_format.encoding", f"{encoding!r} is not one of {', '.join(_ENCODINGS)}")
+    return audio_pb2.AudioFormat(encoding=_ENCODINGS[encoding])
+
+
+def read_encoding(form: audio_pb2.AudioFormat) -> Encoding:
+    """Returns the encoding that a response names.
+
+    Raises:
+        ProtocolError: It is none that was asked for, or the rate or the channels are missing.
+    """
+    for name, value in _ENCODINGS.items():
+        if form.encoding == value and form.sample_rate_hz > 0 and form.channel_count > 0:
+            return name
+    raise ProtocolError(f"format: {str(form).replace(chr(10), ' ').strip()} was not asked for")
+
+
+def seconds(duration: duration_pb2.Duration) -> float:
+    """Returns a length of time in seconds."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def read_samples(data: bytes, form: audio_pb2.AudioFormat) -> NDArray[np.float32]:
+    """Returns the samples of a response, [samples, channels].
+
+    Raises:
+        ProtocolError: They are not laid out as `form` says.
+    """
+    encoding = read_encoding(form)
+    try:
+        return from_pcm(data, encoding, form.channel_count)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+
+
+def read_codes(frames: audio_pb2.CodeFrames) -> NDArray[np.int32]:
+    """Returns the codes of a response, [K, T].
+
+    Raises:
+        ProtocolError: They are not packed as their counts say.
+    """
+    try:
+        return unpack_codes(frames)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+
+
+def read_started(started: generator_pb2.GenerationStarted) -> Started:
+    """Reads the first response of a generation."""
+    config, sampling = started.config, started.config.sampling
+    return Started(
+        model=config.model,
+        prompts=tuple((p.text, p.weight if p.HasField("weight") else 1.0) for p in config.prompts),
+        duration_seconds=seconds(config.duration),
+        seed=config.seed,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        cfg_coef=sampling.cfg_coef,
+        use_sampling=sampling.use_sampling,
+        encoding=read_encoding(started.format),
+        sample_rate_hz=started.format.sample_rate_hz,
+        channel_count=started.format.channel_count,
+        frame_rate_hz=started.frame_rate_hz,
+        total_samples=started.total_samples,
+        total_steps=started.total_steps,
+    )
+
+
+_REASONS = {
+    generator_pb2.GenerationFinished.REASON_COMPLETE: FinishReason.COMPLETE,
+    generator_pb2.GenerationFinished.REASON_STOPPED: FinishReason.STOPPED,
+}
+
+
+def read_finished(finished: generator_pb2.GenerationFinished) -> Finished:
+    """Reads the last response of a generation."""
+    return Finished(
+        reason=_REASONS.get(finished.reason, FinishReason.UNSPECIFIED),
+        audio_seconds=seconds(finished.audio_duration),
+        steps=finished.steps,
+        timings=Timings(
+            queue_seconds=seconds(finished.queue_time),
+            first_audio_seconds=seconds(finished.first_audio_time),
+            total_seconds=seconds(finished.total_time),
+        ),
+    )

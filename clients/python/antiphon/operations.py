@@ -1,0 +1,241 @@
+"""The unary calls: what each sends, where it goes, and how its response is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from google.api import httpbody_pb2
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from antiphon.codes import bits_per_code, pack_codes
+from antiphon.errors import AntiphonError, NotFoundError, ProtocolError, UnavailableError
+from antiphon.messages import (
+    output_format,
+    put,
+    read_codes,
+    read_encoding,
+    read_finished,
+    read_samples,
+    read_started,
+    refused,
+    seconds,
+)
+from antiphon.results import (
+    Analysis,
+    Audio,
+    EncodedAudio,
+    GeneratedAudio,
+    HealthStatus,
+    Model,
+    ModelKind,
+    ModelList,
+    Scores,
+    Service,
+    Verdict,
+    WindowAnalysis,
+)
+from antiphon.v1 import analyzer_pb2, audio_pb2, codec_pb2, generator_pb2
+
+T = TypeVar("T")
+
+AudioFile = bytes | str | os.PathLike[str]
+"""The bytes of an audio file (WAV, FLAC, Ogg, MP3 and others), or its path."""
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """A unary call of `service`, named as in its proto."""
+
+    service: Service
+    method: str
+    request: Message
+    read: Callable[[Any], T]
+
+
+def generate(config: generator_pb2.GenerationConfig) -> Operation[GeneratedAudio]:
+    """Makes a whole piece."""
+
+    def read(response: generator_pb2.GenerateResponse) -> GeneratedAudio:
+        return GeneratedAudio(
+            samples=read_samples(response.audio, response.started.format),
+            sample_rate_hz=response.started.format.sample_rate_hz,
+            started=read_started(response.started),
+            finished=read_finished(response.finished),
+            codes=read_codes(response.codes) if response.HasField("codes") else None,
+        )
+
+    return Operation(Service.GENERATOR, "Generate", generator_pb2.GenerateRequest(config=config), read)
+
+
+_LIST_REQUESTS: dict[Service, Callable[[], Message]] = {
+    Service.GENERATOR: generator_pb2.GeneratorServiceListModelsRequest,
+    Service.CODEC: codec_pb2.CodecServiceListModelsRequest,
+    Service.ANALYZER: analyzer_pb2.AnalyzerServiceListModelsRequest,
+}
+
+
+def list_models(service: Service) -> Operation[tuple[Model, ...]]:
+    """Lists the models of one service."""
+
+    def read(response: generator_pb2.GeneratorServiceListModelsResponse) -> tuple[Model, ...]:
+        return tuple(_model(info, service) for info in response.models)
+
+    return Operation(service, "ListModels", _LIST_REQUESTS[service](), read)
+
+
+def join_models(replies: dict[Service, tuple[Model, ...] | AntiphonError]) -> ModelList:
+    """Joins what the services said, or why they did not."""
+    models: list[Model] = []
+    errors: dict[Service, AntiphonError] = {}
+    for service, reply in replies.items():
+        if isinstance(reply, AntiphonError):
+            errors[service] = reply
+        else:
+            models += reply
+    return ModelList(tuple(models), errors)
+
+
+def read_health(reply: str | AntiphonError) -> HealthStatus:
+    """Returns how a service is, by the health service's word or by the error in its place.
+
+    Raises:
+        AntiphonError: The error says nothing about the service's health, as a wrong API key does.
+    """
+    if isinstance(reply, str):
+        return HealthStatus(reply) if reply in HealthStatus.__members__ else HealthStatus.UNKNOWN
+    if isinstance(reply, NotFoundError):
+        return HealthStatus.UNKNOWN
+    if isinstance(reply, UnavailableError):
+        return HealthStatus.UNREACHABLE
+    raise reply
+
+
+def encode(
+    audio: AudioFile, *, model: str = "", bandwidth_kbps: float = 0.0, codebook_count: int = 0
+) -> Operation[EncodedAudio]:
+    """Turns an audio file into codes. Reads the file, so it may wait for the disk."""
+    request = codec_pb2.EncodeRequest(audio=_body(audio))
+    put(request, "model", model)
+    put(request, "bandwidth_kbps", bandwidth_kbps)
+    put(request, "codebook_count", codebook_count)
+
+    def read(response: codec_pb2.EncodeResponse) -> EncodedAudio:
+        return EncodedAudio(
+            codes=read_codes(response.codes),
+            bits_per_code=response.codes.bits_per_code,
+            model=response.model,
+            sample_count=response.sample_count,
+            sample_rate_hz=response.format.sample_rate_hz,
+            channel_count=response.format.channel_count,
+            bandwidth_kbps=response.bandwidth_kbps,
+            scales=tuple(response.codes.scales),
+        )
+
+    return Operation(Service.CODEC, "Encode", request, read)
+
+
+def decode(
+    codes: EncodedAudio | NDArray[np.integer],
+    *,
+    model: str = "",
+    codebook_size: int = 1024,
+    sample_count: int = 0,
+) -> Operation[Audio]:
+    """Turns codes into audio. What an EncodedAudio says of itself goes before the defaults."""
+    try:
+        if isinstance(codes, EncodedAudio):
+            frames = pack_codes(codes.codes, codes.bits_per_code, scales=codes.scales)
+            model, sample_count = model or codes.model, sample_count or codes.sample_count
+        else:
+            frames = pack_codes(codes, bits_per_code(codebook_size))
+    except ValueError as error:
+        raise refused("codes", str(error)) from None
+    request = codec_pb2.DecodeRequest(codes=frames, output_format=output_format("pcm_f32le"))
+    put(request, "model", model)
+    put(request, "sample_count", sample_count)
+
+    def read(response: codec_pb2.DecodeResponse) -> Audio:
+        read_encoding(response.format)
+        samples = read_samples(response.audio, response.format)
+        if len(samples) != response.sample_count:
+            raise ProtocolError(f"audio: {len(samples)} samples, {response.sample_count} announced")
+        return Audio(samples, response.format.sample_rate_hz)
+
+    return Operation(Service.CODEC, "Decode", request, read)
+
+
+def analyze(audio: AudioFile, *, model: str = "", threshold: float | None = None) -> Operation[Analysis]:
+    """Looks for evidence of a neural decoder. Reads the file, so it may wait for the disk."""
+    request = analyzer_pb2.AnalyzeRequest(audio=_body(audio))
+    put(request, "model", model)
+    put(request, "threshold", threshold)
+
+    def read(response: analyzer_pb2.AnalyzeResponse) -> Analysis:
+        return Analysis(
+            scores=_scores(response),
+            is_real=response.is_real if response.HasField("is_real") else None,
+            verdict=_VERDICTS.get(response.verdict, Verdict.UNSPECIFIED),
+            generated_probability=_probability(response),
+            windows=tuple(
+                WindowAnalysis(seconds(w.start), seconds(w.duration), _scores(w), _probability(w))
+                for w in response.windows
+            ),
+            model=_model(response.model, Service.ANALYZER),
+            training_sources=tuple(response.training_sources),
+        )
+
+    return Operation(Service.ANALYZER, "Analyze", request, read)
+
+
+_VERDICTS = {
+    analyzer_pb2.VERDICT_REAL: Verdict.REAL,
+    analyzer_pb2.VERDICT_GENERATED: Verdict.GENERATED,
+    analyzer_pb2.VERDICT_INCONCLUSIVE: Verdict.INCONCLUSIVE,
+}
+_KINDS = {
+    audio_pb2.MODEL_KIND_MUSIC: ModelKind.MUSIC,
+    audio_pb2.MODEL_KIND_SOUND: ModelKind.SOUND,
+    audio_pb2.MODEL_KIND_CODEC: ModelKind.CODEC,
+    audio_pb2.MODEL_KIND_ANALYZER: ModelKind.ANALYZER,
+}
+
+
+def _body(audio: AudioFile) -> httpbody_pb2.HttpBody:
+    data = audio if isinstance(audio, bytes) else Path(audio).read_bytes()
+    return httpbody_pb2.HttpBody(content_type="application/octet-stream", data=data)
+
+
+def _scores(response: analyzer_pb2.AnalyzeResponse | analyzer_pb2.WindowResult) -> Scores:
+    return Scores(mpd=response.mpd_score, msd=response.msd_score, msstftd=response.msstftd_score)
+
+
+def _probability(response: analyzer_pb2.AnalyzeResponse | analyzer_pb2.WindowResult) -> float | None:
+    return response.generated_probability if response.HasField("generated_probability") else None
+
+
+def _model(info: audio_pb2.ModelInfo, service: Service) -> Model:
+    return Model(
+        name=info.name,
+        service=service,
+        kind=_KINDS.get(info.kind, ModelKind.UNSPECIFIED),
+        is_default=info.is_default,
+        sample_rate_hz=info.sample_rate_hz,
+        channel_count=info.channel_count,
+        frame_rate_hz=info.frame_rate_hz,
+        codebook_count=info.codebook_count,
+        codebook_size=info.codebook_size,
+        max_duration_seconds=seconds(info.max_duration),
+        parameter_count=info.parameter_count,
+        digest=info.digest,
+        device=info.device,
+        precision=info.precision,
+        latency_seconds=seconds(info.latency),
+        license=info.license,
+        is_trained=info.is_trained,
+    )
