@@ -1,0 +1,1 @@
+"""The codec service: audio to codes and back."""

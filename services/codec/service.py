@@ -1,0 +1,30 @@
+"""The codec as the runtime sees it."""
+
+from __future__ import annotations
+
+import grpc
+
+from antiphon.v1 import codec_pb2, codec_pb2_grpc
+from services.codec.engine import CodecEngine
+from services.codec.servicer import CodecServicer
+from services.codec.settings import CodecSettings
+from services.models.audio import AudioLimits
+
+
+class CodecService:
+    """Loads the codecs of the settings and serves them."""
+
+    name: str = codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name
+
+    def __init__(self, settings: CodecSettings) -> None:
+        limits = AudioLimits(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
+        self._engine = CodecEngine(settings.models, settings.device, settings.threads, limits)
+
+    def load(self) -> None:
+        self._engine.load()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        codec_pb2_grpc.add_CodecServiceServicer_to_server(CodecServicer(self._engine), server)
+
+    def close(self) -> None:
+        self._engine.close()
