@@ -111,7 +111,7 @@ def _write(stream: GenerationStream, output: Path, meter: Meter) -> None:
         with _wav_writer(output, started) as wav:
             for chunk in stream:
                 wav.write(chunk)
-                meter.add(chunk.duration_seconds)
+                meter.reach(wav.duration_seconds)
 
 
 def _name(output: Path) -> str:

@@ -65,11 +65,11 @@ class Meter:
         if self._bar is not None:
             self._bar.update(self._task, description="generating", total=total_seconds)
 
-    def add(self, seconds: float) -> None:
-        """A chunk of that length has come."""
+    def reach(self, seconds: float) -> None:
+        """So much audio has come."""
         if self.first_audio is None:
             self.first_audio = time.perf_counter() - self._begin
-        self.made += seconds
+        self.made = seconds
         if self._bar is not None:
             self._bar.update(self._task, completed=self.made, state=self.state)
         elif self.made >= self._next_line:
