@@ -31,9 +31,11 @@ from grpc_status import rpc_status
 
 DOMAIN = "antiphon"
 
-# Details travel in HTTP/2 trailers, which peers cap at about 8 KiB.
-_MAX_TEXT = 400
+# Details travel in HTTP/2 trailers, which peers cap at 8 KiB; base64 and percent signs count there.
 _MAX_VIOLATIONS = 8
+_MAX_FIELD_BYTES = 100
+_MAX_DESCRIPTION_BYTES = 250
+_MAX_MESSAGE_BYTES = 400
 
 
 class Violation(NamedTuple):
@@ -70,7 +72,8 @@ class FieldError(ServiceError):
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=_shorten(violation.field), description=_shorten(violation.description)
+                        field=_shorten(violation.field, _MAX_FIELD_BYTES),
+                        description=_shorten(violation.description, _MAX_DESCRIPTION_BYTES),
                     )
                     for violation in self.violations[:_MAX_VIOLATIONS]
                 ]
@@ -164,9 +167,13 @@ def to_status(error: BaseException, request_id: str) -> grpc.Status:
     for detail in (*error.details(), info, request):
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    status = status_pb2.Status(code=error.code.value[0], message=_shorten(error.message), details=packed)
+    status = status_pb2.Status(
+        code=error.code.value[0], message=_shorten(error.message, _MAX_MESSAGE_BYTES), details=packed
+    )
     return cast(grpc.Status, rpc_status.to_status(status))
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+def _shorten(text: str, limit: int) -> str:
+    """Cuts to `limit` bytes of UTF-8 and drops what UTF-8 can't hold."""
+    data = text.encode("utf-8", "replace")
+    return data[:limit].decode("utf-8", "ignore")

@@ -3,6 +3,9 @@
 One interceptor does it all, for it is one order of nested scopes, the same for unary and streaming
 methods. Nothing is sent before the handler's first message: the request id travels in the trailing
 metadata, so that Envoy's JSON transcoder can still turn an early error into an HTTP status.
+
+A caller who leaves cancels the handler's task. To a handler that is just then reading, the requests may
+seem to have ended first: it goes on until its next await, where the cancellation reaches it.
 """
 
 from __future__ import annotations

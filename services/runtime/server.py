@@ -174,11 +174,11 @@ async def _main(service: Service, settings: ServiceSettings) -> int:
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
-        _log.info("draining", extra={"signal": number.name})
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
             # The kernel's own action: a second signal ends even a process whose loop is stuck.
             signal.signal(each, signal.SIG_DFL)
+        _log.info("draining", extra={"signal": number.name})
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
