@@ -98,7 +98,7 @@ def open_audio(data: bytes, limits: AudioLimits) -> AudioSource:
     opened = _open_sndfile(data) or _open_ffmpeg(data)
     source = opened.source
     if not 1 <= source.channel_count <= limits.max_channels:
-        raise AudioError(f"has too many channels: {source.channel_count}, at most {limits.max_channels}")
+        raise AudioError(f"has {source.channel_count} channels, from 1 to {limits.max_channels} are possible")
     if not limits.min_rate_hz <= source.rate_hz <= limits.max_rate_hz:
         raise AudioError(
             f"has a sample rate out of range: {source.rate_hz} Hz,"
@@ -161,6 +161,10 @@ def _open_sndfile(data: bytes) -> _Opened | None:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.SoundFileError:
         return None
+    if file.frames >= _UNKNOWN_FRAMES:
+        # Python's soundfile seeks after each read and can't at the end of such a file; FFmpeg reads it.
+        file.close()
+        return None
 
     def blocks() -> Iterator[torch.Tensor]:
         frames = max(1, _BLOCK_VALUES // file.channels)
@@ -174,9 +178,8 @@ def _open_sndfile(data: bytes) -> _Opened | None:
                     return
                 yield torch.from_numpy(np.ascontiguousarray(block.T))
 
-    frames = file.frames if file.frames < _UNKNOWN_FRAMES else None
     slack = _MP3_SLACK_FRAMES if file.format == "MP3" else 0
-    return _Opened(AudioSource(file.samplerate, file.channels, blocks()), frames, slack)
+    return _Opened(AudioSource(file.samplerate, file.channels, blocks()), file.frames, slack)
 
 
 def _open_ffmpeg(data: bytes) -> _Opened:
@@ -193,6 +196,9 @@ def _open_ffmpeg(data: bytes) -> _Opened:
         container.close()
         raise AudioError("holds no audio track")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        container.close()
+        raise AudioError("holds an audio track in a codec that is not known")
     rate, channels = stream.codec_context.sample_rate or 0, stream.codec_context.channels
 
     def blocks() -> Iterator[torch.Tensor]:

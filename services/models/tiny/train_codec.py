@@ -3,9 +3,10 @@
     python -m services.models.tiny.train_codec --data out/tiny/data --out out/tiny/codec --minutes 25
 
 Loss: square root of the normalised squared error + 0.15 multi-scale mel distance (AudioCraft's) + 0.25
-commitment. Layer-sequential unit-variance initialisation (Mishkin and Matas, arXiv 1511.06422) and a
-start without quantisation keep the codebooks from collapsing; k-means on many frames then starts them, and
-codes that die are revived from the batch. Resumes from ``--out`` when it finds a checkpoint there.
+commitment. Orthogonal layers scaled to unit variance one after the other (Mishkin and Matas, arXiv
+1511.06422) and a start without quantisation, with little weight on the mel distance, let the network learn the
+waveform itself: without them it learns a spectrum without pitch. k-means on many frames then starts the
+codebooks, and codes that die are revived from the batch. Resumes from ``--out`` when it finds a checkpoint there.
 """
 
 from __future__ import annotations
@@ -23,20 +24,28 @@ from torch import nn
 
 from . import checkpoints
 
-SEGMENT_SAMPLES = 32_000
-UNQUANTISED_STEPS = 450
+SEGMENT_SAMPLES = 16_000
+UNQUANTISED_STEPS = 600
+LEARNING_RATE = 6e-4
 
 
 def unit_variance_initialisation(model: nn.Module, audio: torch.Tensor) -> None:
-    """Scale each weight-normalised convolution, in order of the forward pass, to an output of unit variance."""
+    """Make each convolution orthogonal, then scale it, in order of the forward pass, to unit output variance.
+
+    The last one is scaled to a hundredth, so that training starts at silence and not at noise.
+    """
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
+    for convolution in convolutions:
+        nn.init.orthogonal_(convolution.weight_v)
+        dims = (1, 2)
+        convolution.weight_g.data.copy_(convolution.weight_v.norm(dim=dims, keepdim=True))
+        nn.init.zeros_(convolution.bias)
 
     def rescale(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
-        scale = 1.0 / (output.std() + 1e-6)
+        scale = (0.01 if module is convolutions[-1] else 1.0) / (output.std() + 1e-6)
         module.weight_g.data.mul_(scale)
-        module.bias.data.zero_()
         return output * scale
 
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
     handles = [convolution.register_forward_hook(rescale) for convolution in convolutions]
     with torch.no_grad():
         model.decoder(model.encoder(audio))  # type: ignore[operator]
@@ -64,7 +73,7 @@ class Trainer:
         self.audio = np.load(data / "audio.npy", mmap_mode="r")
         self.out, self.device = out, device
         self.model = checkpoints.build_codec(device=device)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.8, 0.99))
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
         self.random = np.random.default_rng(0)
         self.step, self.seconds = 0, 0.0
         from audiocraft.losses import MultiScaleMelSpectrogramLoss
@@ -85,7 +94,11 @@ class Trainer:
         """Return ``[size, 1, SEGMENT_SAMPLES]`` random segments; the last 100 clips are held out."""
         held = min(100, len(self.audio) // 10)
         limit = len(self.audio) - held
-        clips = self.random.integers(limit, limit + held, size) if held_out else self.random.integers(0, limit, size)
+        clips = (
+            self.random.integers(limit, limit + held, size)
+            if held_out
+            else self.random.integers(0, limit, size)
+        )
         starts = self.random.integers(0, self.audio.shape[1] - SEGMENT_SAMPLES, size)
         parts = [self.audio[c, s : s + SEGMENT_SAMPLES] for c, s in zip(clips, starts, strict=True)]
         return torch.from_numpy(np.stack(parts)).to(self.device).float().div_(32768.0)[:, None]
@@ -130,7 +143,11 @@ class Trainer:
             self.seconds = before + time.monotonic() - begin
             progress = min(1.0, self.seconds / budget)
             for group in self.optimiser.param_groups:
-                group["lr"] = 1e-3 * min(1.0, (self.step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+                group["lr"] = (
+                    LEARNING_RATE
+                    * min(1.0, (self.step + 1) / 100)
+                    * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+                )
             if self.step == UNQUANTISED_STEPS:
                 self.start_codebooks()
             self.model.train()
@@ -144,9 +161,10 @@ class Trainer:
                 if self.step % 20 == 0:
                     self.revive_dead_codes(latents)
             output = self.model.decoder(decoder_input)
-            error = ((output - audio).pow(2).mean((1, 2)) / (audio.pow(2).mean((1, 2)) + 1e-4)).sqrt().mean()
+            error = ((output - audio).pow(2).mean((1, 2)) / (audio.pow(2).mean((1, 2)) + 1e-3)).sqrt().mean()
             mel = self.mel(output, audio)
-            loss = error + 0.15 * mel + 0.25 * commitment
+            mel_weight = 0.05 if self.step < UNQUANTISED_STEPS else 0.15
+            loss = error + mel_weight * mel + 0.25 * commitment
             self.optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -185,11 +203,15 @@ class Trainer:
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         with checkpoints.replacing(self.out / "trainer.pt") as path:
             torch.save({**state, "step": self.step, "seconds": self.seconds}, path)
-        checkpoints.save(self.out / "compression_state_dict.bin", checkpoints.CODEC_CONFIG, self.model.state_dict())
+        checkpoints.save(
+            self.out / "compression_state_dict.bin", checkpoints.CODEC_CONFIG, self.model.state_dict()
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/codec"))
     parser.add_argument("--minutes", type=float, default=25.0)

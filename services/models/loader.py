@@ -1,0 +1,250 @@
+"""Loads AudioCraft checkpoints by name, and never the code in them.
+
+A name is ``tiny`` (embedded), a folder, or a Hugging Face id such as ``facebook/musicgen-small``. A checkpoint is
+what AudioCraft exports: ``state_dict.bin`` (the language model) and ``compression_state_dict.bin`` (the codec, or
+only the name of a pretrained Hugging Face EnCodec). Files are unpickled with ``weights_only``: whatever else they
+hold is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+# xformers serves AudioCraft one import and is built for another torch: its warning says nothing to our users.
+logging.getLogger("xformers").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
+
+LM_FILE = "state_dict.bin"
+CODEC_FILE = "compression_state_dict.bin"
+EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "music"}
+LICENSES = {"tiny": "MIT"}
+
+
+class CheckpointError(Exception):
+    """A checkpoint that can't be loaded; the message says which file, what is wrong with it and what to do."""
+
+
+class UnknownModel(CheckpointError):
+    """A name that is no embedded model, no folder and no Hugging Face id that can be fetched."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The facts of a loaded model. Rates in hertz, the longest piece in seconds."""
+
+    name: str
+    kind: str
+    sample_rate_hz: int
+    channel_count: int
+    frame_rate_hz: float
+    codebook_count: int
+    codebook_size: int
+    max_duration_seconds: float
+    parameter_count: int
+    digest: str
+    device: str
+    precision: str
+    license: str
+
+
+@dataclass(frozen=True)
+class LoadedCodec:
+    """An AudioCraft ``CompressionModel`` in evaluation mode."""
+
+    model: Any
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """An AudioCraft ``LMModel`` and its ``CompressionModel``, both in evaluation mode."""
+
+    lm: Any
+    codec: Any
+    info: ModelInfo
+
+
+def load_codec(name: str, device: str = "cpu") -> LoadedCodec:
+    """Load the codec of a checkpoint, or a transformers EnCodec folder or id.
+
+    Raises:
+        UnknownModel: nothing of that name can be found.
+        CheckpointError: it is found and can't be loaded.
+    """
+    folder = _find(name, (CODEC_FILE,)) if name in EMBEDDED or not _is_transformers(name) else Path(name)
+    model = _codec_of(folder, device)
+    files = [path for path in (folder / CODEC_FILE, folder / "model.safetensors") if path.exists()]
+    return LoadedCodec(model, _info(name, "codec", model, 0.0, [model], files, device))
+
+
+def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
+    """Load the language model and the codec of a checkpoint.
+
+    Raises:
+        UnknownModel: nothing of that name can be found.
+        CheckpointError: it is found and can't be loaded.
+    """
+    from audiocraft.models import builders
+
+    folder = _find(name, (LM_FILE, CODEC_FILE))
+    package = _read(folder / LM_FILE)
+    config = _config_of(package, folder / LM_FILE)
+    config.device, config.dtype = device, "float32"
+    for unused in ("conditioners.args.merge_text_conditions_p", "conditioners.args.drop_desc_p"):
+        OmegaConf.update(config, unused, None, force_add=False) if OmegaConf.select(config, unused) else None
+    _place_text_encoders(config, folder)
+    try:
+        lm = builders.get_lm_model(config)
+        lm.load_state_dict(package["best_state"])
+    except Exception as error:
+        raise CheckpointError(f"{folder / LM_FILE}: does not fit its own configuration: {error}") from error
+    lm.cfg = config
+    codec = builders.get_wrapped_compression_model(_codec_of(folder, device), config)
+    lm.eval(), codec.eval()
+    seconds = float(config.dataset.segment_duration)
+    kind = "sound" if OmegaConf.select(config, "solver") == "audiogen" else "music"
+    files = [folder / LM_FILE, folder / CODEC_FILE]
+    return LoadedGenerator(lm, codec, _info(name, kind, codec, seconds, [lm, codec], files, device))
+
+
+def _find(name: str, files: tuple[str, ...]) -> Path:
+    """Return the folder that holds the files, fetching them from the hub when the name is an id."""
+    folder = EMBEDDED.get(name, Path(name))
+    if folder.is_dir():
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{name}: no {missing[0]} in the folder; hint: export it with audiocraft.utils.export"
+            )
+        return folder
+    if name in EMBEDDED or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UnknownModel(
+            f"{name}: no such folder, and not an embedded model ({', '.join(EMBEDDED)}) or a hub id"
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        paths = [Path(hf_hub_download(repo_id=name, filename=file)) for file in files]
+    except Exception as error:
+        raise UnknownModel(f"{name}: can't be fetched from the Hugging Face hub: {error}") from error
+    return paths[0].parent
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name}: holds more than tensors and plain values, and is refused because it could run code; "
+            "hint: export it with audiocraft.utils.export, which stores the configuration as text"
+        ) from error
+    except Exception as error:
+        raise CheckpointError(f"{path.name}: is not a readable checkpoint: {error}") from error
+    if not isinstance(package, dict):
+        raise CheckpointError(f"{path.name}: holds a {type(package).__name__}, not an AudioCraft export")
+    return package
+
+
+def _config_of(package: dict[str, Any], path: Path) -> DictConfig:
+    if not isinstance(package.get("xp.cfg"), str | dict) or not isinstance(package.get("best_state"), dict):
+        raise CheckpointError(f"{path.name}: no 'xp.cfg' and 'best_state' in it: not an AudioCraft export")
+    try:
+        config = OmegaConf.create(package["xp.cfg"])
+    except Exception as error:
+        raise CheckpointError(f"{path.name}: its configuration is not YAML: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"{path.name}: its configuration is not a mapping")
+    return config
+
+
+def _codec_of(folder: Path, device: str) -> Any:
+    from audiocraft.models import builders
+    from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel
+
+    if _is_transformers(str(folder)):
+        return _transformers_codec(str(folder), device)
+    package = _read(folder / CODEC_FILE)
+    if "pretrained" in package:
+        name = str(package["pretrained"])
+        if name.startswith("dac_"):
+            return CompressionModel.get_pretrained(name, device=device)
+        beside = folder / name
+        if beside.is_dir() and not _is_transformers(str(beside)):
+            return _codec_of(beside, device)
+        return _transformers_codec(str(beside) if beside.is_dir() else name, device)
+    config = _config_of(package, folder / CODEC_FILE)
+    config.device = device
+    try:
+        model = builders.get_compression_model(config)
+        model.load_state_dict(package["best_state"])
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder / CODEC_FILE}: does not fit its own configuration: {error}"
+        ) from error
+    assert not isinstance(model, HFEncodecCompressionModel)
+    return model.to(device).eval()
+
+
+def _is_transformers(folder: str) -> bool:
+    return (Path(folder) / "config.json").is_file() and not (Path(folder) / CODEC_FILE).is_file()
+
+
+def _transformers_codec(name: str, device: str) -> Any:
+    from audiocraft.models.encodec import HFEncodecCompressionModel
+    from transformers import EncodecModel
+
+    try:
+        model = EncodecModel.from_pretrained(name, use_safetensors=True)
+    except Exception as error:
+        raise CheckpointError(f"{name}: no EnCodec in safetensors can be loaded from it: {error}") from error
+    return HFEncodecCompressionModel(model).to(device).eval()
+
+
+def _place_text_encoders(config: DictConfig, folder: Path) -> None:
+    """Let AudioCraft find a T5 that lies beside the checkpoint; it knows only the names of Google's."""
+    from audiocraft.modules.conditioners import T5Conditioner
+    from transformers import T5Config
+
+    for conditioner in (config.get("conditioners") or {}).values():
+        t5 = OmegaConf.select(conditioner, "t5") if isinstance(conditioner, DictConfig) else None
+        if t5 is None or t5.name in T5Conditioner.MODELS_DIMS:
+            continue
+        beside = folder / str(t5.name)
+        if not beside.is_dir():
+            raise CheckpointError(f"{LM_FILE}: its text encoder {t5.name!r} is neither known nor beside it")
+        t5.name = str(beside)
+        if t5.name not in T5Conditioner.MODELS:
+            T5Conditioner.MODELS.append(t5.name)
+            T5Conditioner.MODELS_DIMS[t5.name] = T5Config.from_pretrained(beside).d_model
+
+
+def _info(
+    name: str, kind: str, codec: Any, seconds: float, modules: list[Any], files: list[Path], device: str
+) -> ModelInfo:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return ModelInfo(
+        name=name,
+        kind=kind,
+        sample_rate_hz=int(codec.sample_rate),
+        channel_count=int(codec.channels),
+        frame_rate_hz=float(codec.frame_rate),
+        codebook_count=int(codec.total_codebooks if kind == "codec" else codec.num_codebooks),
+        codebook_size=int(codec.cardinality),
+        max_duration_seconds=seconds,
+        parameter_count=sum(p.numel() for module in modules for p in module.parameters()),
+        digest=digest.hexdigest(),
+        device=device,
+        precision="fp32",
+        license=LICENSES.get(name, "CC-BY-NC-4.0" if name.startswith("facebook/") else ""),
+    )
