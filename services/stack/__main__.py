@@ -68,8 +68,10 @@ def demo(
 
 def main() -> None:
     """Runs the command line."""
-    # One way out for `kill`, a terminal's Ctrl-C and CI's timeouts.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # One way out for `kill`, Ctrl-C and CI's timeouts. SIGINT too: a shell that starts a job in the background
+    # has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     app(prog_name="python -m services.stack")
 
 

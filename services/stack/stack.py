@@ -216,6 +216,8 @@ class Stack:
             default = [sys.executable, "-m", f"services.{name}"]
             environment = {
                 "PYTHONUNBUFFERED": "1",
+                # People read these logs; who sets it wants JSON.
+                "ANTIPHON_LOG_FORMAT": os.environ.get("ANTIPHON_LOG_FORMAT", "text"),
                 "ANTIPHON_LISTEN": f"{HOST}:{self.ports.services[name]}",
                 "ANTIPHON_METRICS_LISTEN": f"{HOST}:{self.ports.metrics[name]}",
                 **self._environment,

@@ -18,6 +18,7 @@ from services.runtime.config import ServiceSettings, load_settings
 from services.runtime.server import run
 from services.stack.ports import SERVICES
 
+SAMPLE_RATE_HZ = 32000
 CHUNK_SECONDS = 0.1
 CHUNK_SAMPLES = 3200
 
@@ -39,8 +40,12 @@ async def list_models(request: Any, context: Any) -> Models:
 async def stream_generate(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Response]:
     """Reads the config, then sends started, chunks, finished."""
     config = (await anext(requests)).config
-    yield Response(started=generator_pb2.GenerationStarted(config=config))
     count = round(config.duration.ToTimedelta().total_seconds() / CHUNK_SECONDS)
+    form = audio_pb2.AudioFormat(
+        encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=SAMPLE_RATE_HZ, channel_count=1
+    )
+    started = generator_pb2.GenerationStarted(config=config, format=form, total_samples=count * CHUNK_SAMPLES)
+    yield Response(started=started)
     for index in range(count):
         await asyncio.sleep(CHUNK_SECONDS)
         chunk = audio_pb2.AudioChunk(

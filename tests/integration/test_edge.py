@@ -167,7 +167,7 @@ def test_no_timeout_ends_a_stream(plain: Stack) -> None:
         assert not list(find(dump, key)), key
 
 
-def test_the_access_log_is_json_and_tells_no_prompt(plain: Stack, channel: grpc.Channel) -> None:
+def test_the_access_log_is_json_and_tells_no_prompt_and_no_probe(plain: Stack, channel: grpc.Channel) -> None:
     call = calls.generate(channel, 0.2, prompt="a secret song")
     calls.assert_whole(list(call), 0.2)
     request_id = dict(call.initial_metadata())["x-request-id"]
@@ -183,6 +183,7 @@ def test_the_access_log_is_json_and_tells_no_prompt(plain: Stack, channel: grpc.
     assert entry["bytes_sent"] > 10_000
     assert entry["duration_ms"] >= 0
     assert "secret" not in plain.log("envoy")
+    assert "/grpc.health.v1.Health/" not in plain.log("envoy")
 
 
 def test_a_service_that_drains_loses_nothing_and_gets_nothing_new() -> None:

@@ -21,7 +21,9 @@ import pytest
 import soundfile
 
 from antiphon.v1 import generator_pb2, generator_pb2_grpc
+from services.stack.demo import record
 from services.stack.errors import NotReadyError, PortTakenError, ProcessDiedError
+from services.stack.picture import draw
 from services.stack.ports import HOST, SERVICES, Ports
 from services.stack.stack import ROOT, Stack
 from tests.conftest import require
@@ -117,6 +119,18 @@ def test_stop_lets_streams_finish_through_envoy() -> None:
         stopping.start()
         calls.assert_whole(responses + list(call), 1.5)
         stopping.join()
+
+
+def test_the_demo_records_and_draws_a_stream(tmp_path: Path) -> None:
+    with Stack(services=["generator"], commands=plain_service.commands()) as plain:
+        take = record(plain.address, "$ilence", duration=0.5, seed=7, path=tmp_path / "new" / "demo.wav")
+    samples, rate = soundfile.read(tmp_path / "new" / "demo.wav", always_2d=True)
+    assert (samples.shape, rate) == ((16000, 1), 32000)
+    assert take.samples.shape == (16000, 1)
+    assert (take.seconds, take.chunks, take.peak, take.seed) == (0.5, 5, 0.0, 7)
+    assert 0 < take.first_audio_seconds < take.total_seconds
+    draw(take.samples, take.sample_rate_hz, take.prompt, tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
 def test_a_taken_port_is_named() -> None:
