@@ -68,7 +68,7 @@ def demo(
 
 def main() -> None:
     """Runs the command line."""
-    # One way out for `kill`, Ctrl-C and CI's timeouts. SIGINT too: a shell that starts a job in the background
+    # One way out for `kill`, Ctrl-C and timeouts. SIGINT too: a shell that starts a job in the background
     # has it ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
