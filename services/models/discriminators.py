@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+import services.models.loader  # noqa: F401 - quiets what AudioCraft imports
+
 SAMPLE_RATE_HZ = 24_000
 MINIMUM_SAMPLES = 4_096
 """The longest STFT window: shorter audio has no frame."""
@@ -97,8 +99,6 @@ class Discriminators:
 def build_untrained(device: str = "cpu") -> Discriminators:
     """Build small discriminators with weights from a fixed seed."""
     from audiocraft.adversarial import discriminators
-
-    import services.models.loader  # noqa: F401 - quiets what AudioCraft imports
 
     families: dict[Family, Any]
     # The generator's state is put back: nobody else's random numbers change.

@@ -54,7 +54,7 @@ def noisy(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
 
 
 @torch.inference_mode()
-def audiocraft(analyzer: Analyzer, audio: torch.Tensor) -> tuple[list[float], list[torch.Tensor]]:
+def reference_scores(analyzer: Analyzer, audio: torch.Tensor) -> tuple[list[float], list[torch.Tensor]]:
     """Scores and feature maps of mono ``[1, T]`` from AudioCraft's modules themselves."""
     scores, maps = [], []
     for family in analyzer.reference.families.values():
@@ -101,7 +101,7 @@ async def test_scores_as_audiocraft_does(analyzer: Analyzer, kind: str, rate: in
     data = encoded(kind, noisy(1.2, rate, channels), rate)
     reply = await analyze(analyzer, data)
     audio, found = read_audio(data, AudioLimits())
-    expected, _ = audiocraft(analyzer, convert(audio, found, RATE, 1))
+    expected, _ = reference_scores(analyzer, convert(audio, found, RATE, 1))
     assert scores_of(reply) == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 3
 
@@ -122,7 +122,7 @@ async def test_scores_window_by_window(analyzer: Analyzer, rate: int) -> None:
     audio, found = read_audio(data, AudioLimits())
     audio = convert(audio, found, RATE, 1)
     edges = [0, RATE, 2 * RATE, 3 * RATE, audio.shape[1]]
-    expected = [audiocraft(analyzer, audio[:, start:end])[0] for start, end in pairwise(edges)]
+    expected = [reference_scores(analyzer, audio[:, start:end])[0] for start, end in pairwise(edges)]
     assert [window.start.ToTimedelta().total_seconds() for window in reply.windows] == [0, 1, 2, 3]
     durations = [window.duration.ToTimedelta().total_seconds() for window in reply.windows]
     assert durations == pytest.approx([1, 1, 1, 1.3], abs=1e-4)
@@ -148,7 +148,7 @@ async def test_sends_the_feature_maps_of_the_first_window(analyzer: Analyzer) ->
     data = encoded("wavf", noisy(2.0), RATE)
     reply = await analyze(analyzer, data, include_feature_maps=True)
     audio, _ = read_audio(data, AudioLimits())
-    _, expected = audiocraft(analyzer, audio[:, :RATE])
+    _, expected = reference_scores(analyzer, audio[:, :RATE])
     assert len(reply.feature_maps) == len(expected) == 5 * 6 + 3 * 7 + 3 * 5
     names = [(one.discriminator, one.sub_discriminator, one.layer) for one in reply.feature_maps]
     assert names == sorted(set(names))

@@ -340,6 +340,35 @@ async def test_codes_beyond_the_codebook_are_refused(tmp_path: Path) -> None:
                 assert (await call).sample_count == 10 * HOP
 
 
+async def test_loudness_travels_with_the_codes(tmp_path: Path) -> None:
+    """A codec that normalises its input needs the loudness back to decode."""
+    causal, normalising = "causal: true, renormalize: false", "causal: false, renormalize: true"
+    config = checkpoints.CODEC_CONFIG.replace(causal, normalising)
+    checkpoints.save(
+        tmp_path / "compression_state_dict.bin", config, checkpoints.build_codec(config).state_dict()
+    )
+    reference = loader.load_codec(str(tmp_path)).model
+    settings = CodecSettings(listen="127.0.0.1:0", metrics_listen="", models=(str(tmp_path),), device="cpu")
+    async with serving(CodecService(settings), settings) as channel:
+        stub = codec_pb2_grpc.CodecServiceStub(channel)
+        made = await stub.Encode(codec_pb2.EncodeRequest(audio=body(SECOND)))
+        audio, _ = read_audio(SECOND, AudioLimits())
+        with torch.inference_mode():
+            codes, scale = reference.encode(audio[None])
+            expected = reference.decode(codes, scale)[0, 0].numpy()
+        assert list(made.codes.scales) == [pytest.approx(float(scale))] * 50
+        reply = await stub.Decode(codec_pb2.DecodeRequest(codes=made.codes, output_format=F32))
+        assert np.abs(np.frombuffer(reply.audio, "<f4") - expected).max() < 1e-5
+        good = list(made.codes.scales)
+        for bad in ([], good[:-1], [*good[:-1], 2.0], [float("nan")] * 50, [-1.0] * 50):
+            made.codes.ClearField("scales")
+            made.codes.scales.extend(bad)
+            call = stub.Decode(codec_pb2.DecodeRequest(codes=made.codes))
+            assert await refused(call) == (INVALID, "codes.scales")
+        call = stub.DecodeFile(codec_pb2.DecodeFileRequest(values=values([1])))
+        assert await refused(anext(aiter(call))) == (INVALID, "values")
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [("tiny", ("tiny",)), ("a/b, c", ("a/b", "c")), ('["x", "y"]', ("x", "y"))],

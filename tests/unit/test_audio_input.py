@@ -195,8 +195,6 @@ RATES = [
 def test_converts_as_audiocraft_does(rate: int, to_rate: int, channels: int, to_channels: int) -> None:
     from audiocraft.data.audio_utils import convert_audio
 
-    import services.models.loader  # noqa: F401 - quiets what AudioCraft imports
-
     audio = torch.randn(channels, rate // 2 + 13, generator=torch.Generator().manual_seed(0))
     ours = convert(audio, rate, to_rate, to_channels)
     assert torch.equal(ours, convert_audio(audio, rate, to_rate, to_channels))
