@@ -8,14 +8,15 @@ nobody is refused: a misspelt setting must not pass for a default.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import sys
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 PREFIX = "ANTIPHON_"
 
@@ -109,6 +110,42 @@ class ServiceSettings(BaseSettings):
                 {"variable": variable, "close": close[0]},
             )
         return values
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [name.strip() for name in value.split(",")]
+
+
+class ModelSettings(ServiceSettings):
+    """What every service that runs models needs."""
+
+    own_ports: ClassVar[tuple[int, int]]
+    """Default ports of gRPC and of the metrics."""
+
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=("tiny",),
+        min_length=1,
+        description="Models to load, the default first: names with commas between, or a JSON list.",
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where they run.")
+    threads: int = Field(default=0, ge=0, description="Threads of PyTorch; 0 for its own choice.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_ports(cls, values: dict[str, Any]) -> dict[str, Any]:
+        grpc, metrics = cls.own_ports
+        return {"listen": f"127.0.0.1:{grpc}", "metrics_listen": f"127.0.0.1:{metrics}", **values}
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError("must be different names, none of them empty")
+        return names
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

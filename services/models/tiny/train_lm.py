@@ -28,8 +28,8 @@ from .compose import Piece
 FRAME_RATE_HZ = 50
 
 
-def encode_all(codec: Path, data: Path, out: Path, device: str) -> np.ndarray:
-    """Return the codes of all clips, int16 ``[clips, K, T]``, from ``out`` when they are there already."""
+def encode_all(codec: Path, data: Path, out: Path, device: str, clips: int) -> np.ndarray:
+    """Return the codes of the first clips, int16 ``[clips, K, T]``, from ``out`` when they are there already."""
     if out.exists():
         return np.asarray(np.load(out, mmap_mode="r"))
     model = checkpoints.build_codec(device=device)
@@ -38,7 +38,7 @@ def encode_all(codec: Path, data: Path, out: Path, device: str) -> np.ndarray:
     ]
     model.load_state_dict(state)
     model.eval()
-    audio = np.load(data / "audio.npy", mmap_mode="r")
+    audio = np.load(data / "audio.npy", mmap_mode="r")[:clips]
     parts = []
     with torch.inference_mode():
         for first in range(0, len(audio), 4):
@@ -157,12 +157,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/lm"))
     parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--clips", type=int, default=3600)
     parser.add_argument("--batch-frames", type=int, default=3000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    codes = encode_all(options.codec, options.data, options.out / "codes.npy", options.device)
+    codes = encode_all(options.codec, options.data, options.out / "codes.npy", options.device, options.clips)
     fields = Piece.__dataclass_fields__
     with (options.data / "captions.jsonl").open() as file:
         pieces = [Piece(**{k: v for k, v in json.loads(line).items() if k in fields}) for line in file]

@@ -104,6 +104,18 @@ class DecodeResponse(_message.Message):
     sample_count: int
     def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., sample_count: _Optional[int] = ...) -> None: ...
 
+class DecodeFileRequest(_message.Message):
+    __slots__ = ("model", "codes", "values", "sample_count")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    codes: _audio_pb2.CodeFrames
+    values: _containers.RepeatedCompositeFieldContainer[CodebookValues]
+    sample_count: int
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., sample_count: _Optional[int] = ...) -> None: ...
+
 class StreamEncodeConfig(_message.Message):
     __slots__ = ("model", "format", "bandwidth_kbps", "codebook_count", "quality")
     MODEL_FIELD_NUMBER: _ClassVar[int]

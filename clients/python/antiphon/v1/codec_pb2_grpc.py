@@ -53,7 +53,7 @@ class CodecServiceStub:
                 _registered_method=True)
         self.DecodeFile = channel.unary_stream(
                 '/antiphon.v1.CodecService/DecodeFile',
-                request_serializer=antiphon_dot_v1_dot_codec__pb2.DecodeRequest.SerializeToString,
+                request_serializer=antiphon_dot_v1_dot_codec__pb2.DecodeFileRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
         self.StreamEncode = channel.stream_stream(
@@ -134,7 +134,7 @@ def add_CodecServiceServicer_to_server(servicer, server):
             ),
             'DecodeFile': grpc.unary_stream_rpc_method_handler(
                     servicer.DecodeFile,
-                    request_deserializer=antiphon_dot_v1_dot_codec__pb2.DecodeRequest.FromString,
+                    request_deserializer=antiphon_dot_v1_dot_codec__pb2.DecodeFileRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'StreamEncode': grpc.stream_stream_rpc_method_handler(
@@ -255,7 +255,7 @@ class CodecService:
             request,
             target,
             '/antiphon.v1.CodecService/DecodeFile',
-            antiphon_dot_v1_dot_codec__pb2.DecodeRequest.SerializeToString,
+            antiphon_dot_v1_dot_codec__pb2.DecodeFileRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -40,7 +40,7 @@ class CodecServiceStub:
     """Encodes a whole file."""
     Decode: _grpc.UnaryUnaryMultiCallable[_codec_pb2.DecodeRequest, _codec_pb2.DecodeResponse]
     """Decodes codes to audio."""
-    DecodeFile: _grpc.UnaryStreamMultiCallable[_codec_pb2.DecodeRequest, _httpbody_pb2.HttpBody]
+    DecodeFile: _grpc.UnaryStreamMultiCallable[_codec_pb2.DecodeFileRequest, _httpbody_pb2.HttpBody]
     """Decodes codes to an audio file for HTTP clients."""
     StreamEncode: _grpc.StreamStreamMultiCallable[_codec_pb2.StreamEncodeRequest, _codec_pb2.StreamEncodeResponse]
     """Encodes audio while it comes in. The first request holds `config`."""
@@ -58,7 +58,7 @@ class CodecServiceAsyncStub(CodecServiceStub):
     """Encodes a whole file."""
     Decode: _aio.UnaryUnaryMultiCallable[_codec_pb2.DecodeRequest, _codec_pb2.DecodeResponse]  # type: ignore[assignment]
     """Decodes codes to audio."""
-    DecodeFile: _aio.UnaryStreamMultiCallable[_codec_pb2.DecodeRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    DecodeFile: _aio.UnaryStreamMultiCallable[_codec_pb2.DecodeFileRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Decodes codes to an audio file for HTTP clients."""
     StreamEncode: _aio.StreamStreamMultiCallable[_codec_pb2.StreamEncodeRequest, _codec_pb2.StreamEncodeResponse]  # type: ignore[assignment]
     """Encodes audio while it comes in. The first request holds `config`."""
@@ -95,7 +95,7 @@ class CodecServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def DecodeFile(
         self,
-        request: _codec_pb2.DecodeRequest,
+        request: _codec_pb2.DecodeFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Decodes codes to an audio file for HTTP clients."""
