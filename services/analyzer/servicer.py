@@ -34,9 +34,7 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
     ) -> analyzer_pb2.AnalyzerServiceListModelsResponse:
         return analyzer_pb2.AnalyzerServiceListModelsResponse(models=[self._model()])
 
-    async def Analyze(
-        self, request: analyzer_pb2.AnalyzeRequest, context: Any
-    ) -> analyzer_pb2.AnalyzeResponse:
+    async def Analyze(self, request: analyzer_pb2.AnalyzeRequest, context: Any) -> analyzer_pb2.AnalyzeResponse:
         analysis = requests.analysis(request, self._engine.info)
         try:
             evidence = await self._engine.analyze(analysis)
@@ -55,9 +53,7 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
             training_sources=self._engine.info.training_sources,
         )
 
-    def StreamAnalyze(
-        self, request_iterator: Any, context: Any
-    ) -> AsyncIterator[analyzer_pb2.StreamAnalyzeResponse]:
+    def StreamAnalyze(self, request_iterator: Any, context: Any) -> AsyncIterator[analyzer_pb2.StreamAnalyzeResponse]:
         raise Unimplemented("request", "StreamAnalyze is not served; use Analyze")
 
     def _model(self) -> audio_pb2.ModelInfo:

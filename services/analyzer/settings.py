@@ -17,9 +17,7 @@ class AnalyzerSettings(ServiceSettings):
     )
     threads: int = Field(default=0, ge=0, description="Threads of PyTorch; 0 for its own choice.")
     max_audio_bytes: int = Field(default=32 << 20, gt=0, description="Largest audio file.")
-    max_audio_seconds: float = Field(
-        default=600.0, gt=0, allow_inf_nan=False, description="Longest piece to analyze."
-    )
+    max_audio_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False, description="Longest piece to analyze.")
 
     @model_validator(mode="before")
     @classmethod

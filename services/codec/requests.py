@@ -167,9 +167,7 @@ def _check_format(form: audio_pb2.AudioFormat, codec: CodecFacts) -> audio_pb2.A
 
 def _unpacked(frames: audio_pb2.CodeFrames, codec: CodecFacts) -> NDArray[np.int32]:
     if not 1 <= frames.codebook_count <= codec.codebook_count:
-        raise InvalidArgument(
-            "codes.codebook_count", f"{frames.codebook_count} is not 1 to {codec.codebook_count}"
-        )
+        raise InvalidArgument("codes.codebook_count", f"{frames.codebook_count} is not 1 to {codec.codebook_count}")
     if frames.bits_per_code != codec.bits_per_code:
         raise InvalidArgument("codes.bits_per_code", f"{frames.bits_per_code} is not {codec.bits_per_code}")
     _check_frames("codes.frame_count", frames.frame_count, codec)
@@ -195,9 +193,7 @@ def _from_values(values: Sequence[codec_pb2.CodebookValues], codec: CodecFacts) 
     _check_frames("values[0].values", length, codec)
     for index, book in enumerate(values):
         if len(book.values) != length:
-            raise InvalidArgument(
-                f"values[{index}].values", f"{len(book.values)} codes, the first has {length}"
-            )
+            raise InvalidArgument(f"values[{index}].values", f"{len(book.values)} codes, the first has {length}")
         if not (min(book.values) >= 0 and max(book.values) < codec.codebook_size):
             raise InvalidArgument(f"values[{index}].values", f"a code is not 0 to {codec.codebook_size - 1}")
     return np.array([book.values for book in values], dtype=np.int32)

@@ -93,14 +93,10 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
                 content_type="" if start else "audio/wav", data=data[start : start + _PIECE_BYTES]
             )
 
-    def StreamEncode(
-        self, request_iterator: Any, context: Any
-    ) -> AsyncIterator[codec_pb2.StreamEncodeResponse]:
+    def StreamEncode(self, request_iterator: Any, context: Any) -> AsyncIterator[codec_pb2.StreamEncodeResponse]:
         raise Unimplemented("request", "StreamEncode is not served; use Encode")
 
-    def StreamDecode(
-        self, request_iterator: Any, context: Any
-    ) -> AsyncIterator[codec_pb2.StreamDecodeResponse]:
+    def StreamDecode(self, request_iterator: Any, context: Any) -> AsyncIterator[codec_pb2.StreamDecodeResponse]:
         raise Unimplemented("request", "StreamDecode is not served; use Decode")
 
 

@@ -145,9 +145,7 @@ class GeneratorEngine:
         codes = sequence.codes[:, first:whole]
         audio = self._decoder.decode(sequence.decoder, codes.to(self._executor.device), final)
         samples = audio.float().cpu() if audio.numel() else torch.zeros(self.info.channel_count, 0)
-        output = Output(
-            sequence.steps, samples, sequence.samples, codes.numpy().astype(np.int32), first, final
-        )
+        output = Output(sequence.steps, samples, sequence.samples, codes.numpy().astype(np.int32), first, final)
         sequence.decoded_frames = whole
         sequence.samples += samples.shape[1]
         sequence.chunks += 1
@@ -156,6 +154,4 @@ class GeneratorEngine:
 
 def _nothing(sequence: Sequence) -> Output:
     codes = np.zeros((0, 0), np.int32)
-    return Output(
-        sequence.steps, torch.zeros(0, 0), sequence.samples, codes, sequence.decoded_frames, final=False
-    )
+    return Output(sequence.steps, torch.zeros(0, 0), sequence.samples, codes, sequence.decoded_frames, final=False)

@@ -140,18 +140,14 @@ def _check_prompts(config: generator_pb2.GenerationConfig, problems: list[tuple[
         field = f"config.prompts[{index}]"
         if len(prompt.text) > MAX_PROMPT_CHARACTERS:
             count = len(prompt.text)
-            problems.append(
-                (f"{field}.text", f"must have at most {MAX_PROMPT_CHARACTERS} characters, has {count}")
-            )
+            problems.append((f"{field}.text", f"must have at most {MAX_PROMPT_CHARACTERS} characters, has {count}"))
         elif any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in prompt.text):
             problems.append((f"{field}.text", "must not hold control characters"))
         if prompt.HasField("weight") and not (math.isfinite(prompt.weight) and prompt.weight > 0):
             problems.append((f"{field}.weight", "must be finite and above 0"))
 
 
-def _seconds(
-    config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]
-) -> float:
+def _seconds(config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]) -> float:
     if not config.HasField("duration"):
         return min(DEFAULT_DURATION_SECONDS, info.max_duration_seconds)
     seconds = config.duration.seconds + config.duration.nanos * 1e-9
@@ -161,9 +157,7 @@ def _seconds(
     return seconds
 
 
-def _sampling(
-    config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]
-) -> Sampling:
+def _sampling(config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]) -> Sampling:
     given, default = config.sampling, Sampling()
 
     def number(field: str, low: float, high: float, *, open_low: bool = False) -> float:
@@ -177,9 +171,7 @@ def _sampling(
     top_k_given = given.HasField("top_k")
     return Sampling(
         temperature=number("temperature", 0.0, 10.0, open_low=True),
-        top_k=int(number("top_k", 0, info.codebook_size))
-        if top_k_given
-        else min(default.top_k, info.codebook_size),
+        top_k=int(number("top_k", 0, info.codebook_size)) if top_k_given else min(default.top_k, info.codebook_size),
         top_p=number("top_p", 0.0, 1.0),
         cfg_coef=number("cfg_coef", 0.0, 20.0),
         use_sampling=given.use_sampling if given.HasField("use_sampling") else True,

@@ -41,9 +41,7 @@ class GeneratorService:
             engine = GeneratorEngine(model)
             engine.warm()
             info = model.info
-            scheduler = Scheduler(
-                engine, info.name, info.sample_rate_hz, settings.slots, settings.queue_limit
-            )
+            scheduler = Scheduler(engine, info.name, info.sample_rate_hz, settings.slots, settings.queue_limit)
             self._models[info.name] = Model(info, engine, scheduler)
             facts = {
                 "model": info.name,

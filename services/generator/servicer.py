@@ -63,9 +63,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         ]
         return generator_pb2.GeneratorServiceListModelsResponse(models=models)
 
-    async def Generate(
-        self, request: generator_pb2.GenerateRequest, context: Any
-    ) -> generator_pb2.GenerateResponse:
+    async def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:
         response = generator_pb2.GenerateResponse()
         codes: list[NDArray[np.int32]] = []
         audio: list[bytes] = []
@@ -90,9 +88,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         first = await anext(aiter(request_iterator), None)
         kind = first and first.WhichOneof("request")
         if first is None or kind != "config":
-            raise FailedPrecondition(
-                str(kind or "config"), "the first message of a stream must hold a config"
-            )
+            raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
         generation, stream = self._submit(first.config)
         obeying = asyncio.create_task(_obey(request_iterator, stream))
         try:
@@ -180,11 +176,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
             data = to_pcm_f32(audio)
         else:
             data = to_pcm16(audio)
-        if (
-            generation.encoding == audio_pb2.AUDIO_ENCODING_WAV
-            and first_sample == 0
-            and (data or not audio.numel())
-        ):
+        if generation.encoding == audio_pb2.AUDIO_ENCODING_WAV and first_sample == 0 and (data or not audio.numel()):
             model = self._models[generation.model]
             samples = generation.frame_count * model.engine.samples_per_frame
             return _wav_header(samples, model.info) + data

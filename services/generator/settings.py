@@ -14,7 +14,5 @@ class GeneratorSettings(ModelSettings):
 
     own_ports: ClassVar[tuple[int, int]] = (50051, 9101)
 
-    slots: int = Field(
-        default=8, ge=1, le=256, description="Streams that are made at the same time, a model."
-    )
+    slots: int = Field(default=8, ge=1, le=256, description="Streams that are made at the same time, a model.")
     queue_limit: int = Field(default=32, ge=0, description="Requests that may wait for a slot, a model.")

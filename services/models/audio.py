@@ -38,9 +38,7 @@ _BLOCK_VALUES = 1 << 17
 _UNKNOWN_FRAMES = 1 << 62
 _PEAK = 65_536.0
 """Above any scale that files use; below what would overflow in a network."""
-_FFMPEG_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,ogg,mp3,flac,wav,w64,aiff,caf,asf,amr,ac3,eac3,ape,tta,wv"
-)
+_FFMPEG_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,ogg,mp3,flac,wav,w64,aiff,caf,asf,amr,ac3,eac3,ape,tta,wv"
 _FFMPEG_SLACK_SECONDS = 0.5
 _MP3_SLACK_FRAMES = 4 * 1152
 
@@ -101,8 +99,7 @@ def open_audio(data: bytes, limits: AudioLimits) -> AudioSource:
         raise AudioError(f"has {source.channel_count} channels, from 1 to {limits.max_channels} are possible")
     if not limits.min_rate_hz <= source.rate_hz <= limits.max_rate_hz:
         raise AudioError(
-            f"has a sample rate out of range: {source.rate_hz} Hz,"
-            f" from {limits.min_rate_hz} to {limits.max_rate_hz}"
+            f"has a sample rate out of range: {source.rate_hz} Hz, from {limits.min_rate_hz} to {limits.max_rate_hz}"
         )
     if opened.frames is not None:
         _check_length(opened.frames, source, limits)
@@ -120,8 +117,7 @@ def _check_length(frames: int, source: AudioSource, limits: AudioLimits) -> None
         raise AudioError(f"is too long: {frames / source.rate_hz:.1f} s, at most {limits.max_seconds:g} s")
     if frames * source.channel_count > limits.max_values:
         raise AudioError(
-            f"holds too many samples: {frames * source.channel_count} over all channels,"
-            f" at most {limits.max_values}"
+            f"holds too many samples: {frames * source.channel_count} over all channels, at most {limits.max_values}"
         )
 
 

@@ -105,9 +105,7 @@ def build_untrained(device: str = "cpu") -> Discriminators:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         families = {
-            "mpd": discriminators.MultiPeriodDiscriminator(
-                periods=[2, 3, 5, 7, 11], filters=4, max_filters=64
-            ),
+            "mpd": discriminators.MultiPeriodDiscriminator(periods=[2, 3, 5, 7, 11], filters=4, max_filters=64),
             "msd": discriminators.MultiScaleDiscriminator(filters=16, max_filters=64),
             "msstftd": discriminators.MultiScaleSTFTDiscriminator(
                 filters=8,

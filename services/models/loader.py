@@ -127,9 +127,7 @@ def _find(name: str, files: tuple[str, ...]) -> Path:
             )
         return folder
     if name in EMBEDDED or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnknownModel(
-            f"{name}: no such folder, and not an embedded model ({', '.join(EMBEDDED)}) or a hub id"
-        )
+        raise UnknownModel(f"{name}: no such folder, and not an embedded model ({', '.join(EMBEDDED)}) or a hub id")
     from huggingface_hub import hf_hub_download
 
     try:
@@ -187,9 +185,7 @@ def _codec_of(folder: Path, device: str) -> Any:
         model = builders.get_compression_model(config)
         model.load_state_dict(package["best_state"])
     except Exception as error:
-        raise CheckpointError(
-            f"{folder / CODEC_FILE}: does not fit its own configuration: {error}"
-        ) from error
+        raise CheckpointError(f"{folder / CODEC_FILE}: does not fit its own configuration: {error}") from error
     assert not isinstance(model, HFEncodecCompressionModel)
     return model.to(device).eval()
 

@@ -98,9 +98,7 @@ class Resampler:
         for index, resampler in enumerate(self._ffmpeg):
             frame = None
             if block is not None:
-                frame = av.AudioFrame.from_ndarray(
-                    block[index : index + 1].contiguous().numpy(), "fltp", "mono"
-                )
+                frame = av.AudioFrame.from_ndarray(block[index : index + 1].contiguous().numpy(), "fltp", "mono")
                 frame.sample_rate = self._rate
             parts = [torch.from_numpy(part.to_ndarray()) for part in resampler.resample(frame)]
             channels.append(torch.cat(parts, dim=1) if parts else torch.zeros(1, 0))

@@ -83,9 +83,7 @@ class TransformerExecutor:
         text_keys, text_values = [], []
         for layer in self.layers:
             _, key_in, value_in = layer.cross_in.chunk(3)
-            _, key_bias, value_bias = (
-                (None, None, None) if layer.cross_bias is None else layer.cross_bias.chunk(3)
-            )
+            _, key_bias, value_bias = (None, None, None) if layer.cross_bias is None else layer.cross_bias.chunk(3)
             for target, weight, bias in ((text_keys, key_in, key_bias), (text_values, value_in, value_bias)):
                 projected = linear(source, weight, bias).view(rows, tokens, self.heads, head_dim)
                 target.append(projected.transpose(1, 2).contiguous())
@@ -98,9 +96,7 @@ class TransformerExecutor:
         )
 
     @torch.inference_mode()
-    def step(
-        self, states: Sequence[StreamState], tokens: torch.Tensor, guidance: Sequence[float]
-    ) -> torch.Tensor:
+    def step(self, states: Sequence[StreamState], tokens: torch.Tensor, guidance: Sequence[float]) -> torch.Tensor:
         """Advance each stream by one step.
 
         Args:
@@ -133,9 +129,7 @@ class TransformerExecutor:
     ) -> torch.Tensor:
         total, dim = x.shape
         head_dim = dim // self.heads
-        projected = linear(_norm(layer.norm1, x), layer.qkv, layer.qkv_bias).view(
-            total, 3, self.heads, 1, head_dim
-        )
+        projected = linear(_norm(layer.norm1, x), layer.qkv, layer.qkv_bias).view(total, 3, self.heads, 1, head_dim)
         attended = torch.zeros_like(x)
         row = 0
         for state in states:
@@ -144,9 +138,7 @@ class TransformerExecutor:
             state.keys[index, :, :, end - 1 : end] = part[:, 1]
             state.values[index, :, :, end - 1 : end] = part[:, 2]
             keys, values = state.keys[index, :, :, :end], state.values[index, :, :, :end]
-            attended[row : row + state.rows] = scaled_dot_product_attention(part[:, 0], keys, values).reshape(
-                -1, dim
-            )
+            attended[row : row + state.rows] = scaled_dot_product_attention(part[:, 0], keys, values).reshape(-1, dim)
             row += state.rows
         x = x + layer.out(attended)
         cross_bias = None if layer.cross_bias is None else layer.cross_bias[:dim]

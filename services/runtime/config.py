@@ -69,12 +69,8 @@ class ServiceSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_check_metrics_listen)] = Field(
         default="127.0.0.1:9101", description='Where Prometheus scrapes: "host:port"; empty for nowhere.'
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least level to log."
-    )
-    log_format: Literal["json", "text"] = Field(
-        default="json", description="One JSON object a line, or plain text."
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level to log.")
+    log_format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or plain text.")
     drain_grace_seconds: float = Field(
         default=60.0,
         gt=0,
@@ -87,9 +83,7 @@ class ServiceSettings(BaseSettings):
         allow_inf_nan=False,
         description="From the fall of health to refusing new streams, for load balancers to notice.",
     )
-    max_message_bytes: int = Field(
-        default=64 * 1024 * 1024, gt=0, lt=2**31, description="Largest message, either way."
-    )
+    max_message_bytes: int = Field(default=64 * 1024 * 1024, gt=0, lt=2**31, description="Largest message, either way.")
     max_concurrent_rpcs: int = Field(
         default=1000,
         gt=0,

@@ -177,9 +177,7 @@ def _code(context: Any) -> grpc.StatusCode:
     code = context.code()
     if isinstance(code, grpc.StatusCode):
         return code
-    return next(
-        (known for known in grpc.StatusCode if known.value[0] == (code or 0)), grpc.StatusCode.UNKNOWN
-    )
+    return next((known for known in grpc.StatusCode if known.value[0] == (code or 0)), grpc.StatusCode.UNKNOWN)
 
 
 def _cancellation_code(timeout: float | None) -> grpc.StatusCode:

@@ -61,9 +61,7 @@ class Metrics:
         self.registry = registry
         # The names and labels of the go-grpc ecosystem's middleware, so that its dashboards fit.
         self.started = Counter("grpc_server_started_total", "Calls begun.", _METHOD, registry=registry)
-        self.handled = Counter(
-            "grpc_server_handled_total", "Calls ended.", (*_METHOD, "grpc_code"), registry=registry
-        )
+        self.handled = Counter("grpc_server_handled_total", "Calls ended.", (*_METHOD, "grpc_code"), registry=registry)
         self.handling = Histogram(
             "grpc_server_handling_seconds",
             "From the arrival of a call to its end.",
@@ -91,9 +89,7 @@ class Metrics:
         self.requests_waiting = Gauge(
             "antiphon_requests_waiting", "Requests that wait for a slot.", _MODEL, registry=registry
         )
-        self.slots_active = Gauge(
-            "antiphon_slots_active", "Slots that hold a stream.", _MODEL, registry=registry
-        )
+        self.slots_active = Gauge("antiphon_slots_active", "Slots that hold a stream.", _MODEL, registry=registry)
         self.slots = Gauge("antiphon_slots", "Slots there are.", _MODEL, registry=registry)
         self.build = Info("antiphon_build", "What runs.", registry=registry)
 

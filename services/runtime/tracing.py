@@ -43,9 +43,7 @@ class NoTracing:
     """Does nothing."""
 
     @contextmanager
-    def span(
-        self, service: str, method: str, metadata: Iterable[tuple[str, str | bytes]]
-    ) -> Iterator[NoTracing]:
+    def span(self, service: str, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[NoTracing]:
         yield self
 
     def end(self, code: grpc.StatusCode) -> None: ...

@@ -17,9 +17,7 @@ from services.stack.errors import PortTakenError, StackError
 from services.stack.ports import Ports
 from services.stack.stack import Stack
 
-app = typer.Typer(
-    help="Runs the generator, the codec, the analyzer and Envoy on this machine.", add_completion=False
-)
+app = typer.Typer(help="Runs the generator, the codec, the analyzer and Envoy on this machine.", add_completion=False)
 console = Console()
 errors = Console(stderr=True)
 

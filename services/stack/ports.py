@@ -29,12 +29,8 @@ class Ports:
 
     edge: int = 8080
     admin: int = 9901
-    services: Mapping[str, int] = field(
-        default_factory=lambda: dict(zip(SERVICES, range(50051, 50054), strict=True))
-    )
-    metrics: Mapping[str, int] = field(
-        default_factory=lambda: dict(zip(SERVICES, range(9101, 9104), strict=True))
-    )
+    services: Mapping[str, int] = field(default_factory=lambda: dict(zip(SERVICES, range(50051, 50054), strict=True)))
+    metrics: Mapping[str, int] = field(default_factory=lambda: dict(zip(SERVICES, range(9101, 9104), strict=True)))
 
     @classmethod
     def free(cls, *, edge: int | None = None) -> Self:

@@ -36,9 +36,7 @@ def modules(pattern: str) -> list[Path]:
 def offenders(patterns: list[str], forbidden: set[str]) -> list[str]:
     paths = [path for pattern in patterns for path in modules(pattern)]
     assert paths, f"nothing matches {patterns}"
-    return [
-        f"{path.relative_to(ROOT)}: {name}" for path in paths for name in sorted(imported(path) & forbidden)
-    ]
+    return [f"{path.relative_to(ROOT)}: {name}" for path in paths for name in sorted(imported(path) & forbidden)]
 
 
 def test_the_runtime_and_the_clients_never_import_torch() -> None:
@@ -82,7 +80,5 @@ def test_only_the_client_is_published() -> None:
 def test_importing_it_loads_no_torch(module: str) -> None:
     assert importlib.util.find_spec(module), f"{module} is missing"
     program = f"import sys, {module}; print(sorted({TORCH!r} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

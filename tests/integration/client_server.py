@@ -81,9 +81,7 @@ REFUSED = rich_status(
     "config.duration: -1 s is not above 0",
     error_details_pb2.BadRequest(
         field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
-                field="config.duration", description="-1 s is not above 0"
-            )
+            error_details_pb2.BadRequest.FieldViolation(field="config.duration", description="-1 s is not above 0")
         ]
     ),
 )
@@ -118,9 +116,7 @@ class Generator(generator_pb2_grpc.GeneratorServiceServicer):
     def ListModels(self, request: Any, context: Any) -> generator_pb2.GeneratorServiceListModelsResponse:
         return generator_pb2.GeneratorServiceListModelsResponse(models=[TINY])
 
-    def Generate(
-        self, request: generator_pb2.GenerateRequest, context: Any
-    ) -> generator_pb2.GenerateResponse:
+    def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:
         self._note(request.config, context)
         started, total = _started(request.config), _total(request.config)
         return generator_pb2.GenerateResponse(
@@ -202,9 +198,7 @@ def _started(config: generator_pb2.GenerationConfig) -> generator_pb2.Generation
     effective.model = "tiny"
     if not config.HasField("seed"):
         effective.seed = 42
-    form = audio_pb2.AudioFormat(
-        encoding=config.output_format.encoding, sample_rate_hz=RATE, channel_count=CHANNELS
-    )
+    form = audio_pb2.AudioFormat(encoding=config.output_format.encoding, sample_rate_hz=RATE, channel_count=CHANNELS)
     total = _total(config)
     return generator_pb2.GenerationStarted(
         config=effective, format=form, frame_rate_hz=RATE / FRAME, total_samples=total, total_steps=total

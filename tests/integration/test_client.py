@@ -36,9 +36,7 @@ class SyncCaller:
     def __init__(self, target: str) -> None:
         self._client = Client(target, api_key="secret")
 
-    async def stream(
-        self, prompt: antiphon.Prompt, **options: Any
-    ) -> tuple[list[antiphon.Chunk], GenerationState]:
+    async def stream(self, prompt: antiphon.Prompt, **options: Any) -> tuple[list[antiphon.Chunk], GenerationState]:
         stream = self._client.stream_generate(prompt, **options)
         return await asyncio.to_thread(list, stream), stream
 
@@ -53,9 +51,7 @@ class AsyncCaller:
     def __init__(self, target: str) -> None:
         self._client = AsyncClient(target, api_key="secret")
 
-    async def stream(
-        self, prompt: antiphon.Prompt, **options: Any
-    ) -> tuple[list[antiphon.Chunk], GenerationState]:
+    async def stream(self, prompt: antiphon.Prompt, **options: Any) -> tuple[list[antiphon.Chunk], GenerationState]:
         stream = self._client.stream_generate(prompt, **options)
         return [chunk async for chunk in stream], stream
 
@@ -367,9 +363,7 @@ async def test_codec_and_analyzer(caller: Caller) -> None:
     np.testing.assert_array_equal(encoded.codes, piece_codes(0, 5)[:2])
     assert (encoded.bits_per_code, encoded.scales, encoded.sample_count) == (10, (0.5,), 5 * FRAME - 3)
     audio = await caller.call("decode", encoded)
-    np.testing.assert_array_equal(
-        audio.samples, tone(0, 5 * FRAME - 3).astype(np.float32) / np.float32(32767)
-    )
+    np.testing.assert_array_equal(audio.samples, tone(0, 5 * FRAME - 3).astype(np.float32) / np.float32(32767))
     assert len((await caller.call("decode", encoded.codes)).samples) == 5 * FRAME
     analysis = await caller.call("analyze", b"12345", threshold=0.9)
     assert (analysis.scores.mpd, analysis.is_real, analysis.verdict) == (0.75, False, Verdict.REAL)

@@ -102,9 +102,7 @@ def test_prompts_of_all_kinds(server: Served, tmp_path: Path, prompt: str) -> No
         (["x", "-o", "/nowhere/out.wav"], "error: /nowhere/out.wav: No such file", "another path"),
     ],
 )
-def test_errors_are_two_lines(
-    server: Served, tmp_path: Path, arguments: list[str], error: str, hint: str
-) -> None:
+def test_errors_are_two_lines(server: Served, tmp_path: Path, arguments: list[str], error: str, hint: str) -> None:
     done = antiphon_cli("generate", "-o", str(tmp_path / "out.wav"), *arguments, target=server.target)
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()

@@ -126,9 +126,7 @@ async def test_decodes_what_it_encoded(codec: Codec) -> None:
     data = encoded("wav", tone(1.01))
     made = await encode(codec, data)
     expected = reference_audio(codec, reference_codes(codec, data))[:, : made.sample_count]
-    reply = await decode(
-        codec, made.codes, sample_count=made.sample_count, output_format=F32, model=made.model
-    )
+    reply = await decode(codec, made.codes, sample_count=made.sample_count, output_format=F32, model=made.model)
     samples, count = np.frombuffer(reply.audio, "<f4"), made.sample_count
     assert reply.sample_count == count == len(samples)
     assert np.abs(samples - expected[0]).max() < 1e-5
@@ -173,15 +171,11 @@ async def test_calls_do_not_disturb_each_other(codec: Codec) -> None:
     files = [encoded("wav", tone(0.3 + 0.1 * index, frequency=200.0 + 50 * index)) for index in range(4)]
     expected = [reference_codes(codec, data) for data in files]
     calls = [(index, books) for books in (1, 4, 2, 3) for index in range(4)]
-    replies = await asyncio.gather(
-        *(encode(codec, files[index], codebook_count=books) for index, books in calls)
-    )
+    replies = await asyncio.gather(*(encode(codec, files[index], codebook_count=books) for index, books in calls))
     for (index, books), reply in zip(calls, replies, strict=True):
         assert np.array_equal(unpack_codes(reply.codes), expected[index][:books])
     parts = [some_codes(20 + index)[:books] for index, books in calls]
-    decoded = await asyncio.gather(
-        *(decode(codec, pack_codes(part, BITS), output_format=F32) for part in parts)
-    )
+    decoded = await asyncio.gather(*(decode(codec, pack_codes(part, BITS), output_format=F32) for part in parts))
     for part, reply in zip(parts, decoded, strict=True):
         assert np.abs(np.frombuffer(reply.audio, "<f4") - reference_audio(codec, part)[0]).max() < 1e-5
 
@@ -325,9 +319,7 @@ async def test_streams_are_not_served_yet(codec: Codec) -> None:
 async def test_codes_beyond_the_codebook_are_refused(tmp_path: Path) -> None:
     """With 400 entries, 9 bits can name codes that do not exist."""
     config = checkpoints.CODEC_CONFIG.replace("bins: 512", "bins: 400")
-    checkpoints.save(
-        tmp_path / "compression_state_dict.bin", config, checkpoints.build_codec(config).state_dict()
-    )
+    checkpoints.save(tmp_path / "compression_state_dict.bin", config, checkpoints.build_codec(config).state_dict())
     settings = CodecSettings(listen="127.0.0.1:0", metrics_listen="", models=(str(tmp_path),), device="cpu")
     async with serving(CodecService(settings), settings) as channel:
         stub = codec_pb2_grpc.CodecServiceStub(channel)
@@ -344,9 +336,7 @@ async def test_loudness_travels_with_the_codes(tmp_path: Path) -> None:
     """A codec that normalises its input needs the loudness back to decode."""
     causal, normalising = "causal: true, renormalize: false", "causal: false, renormalize: true"
     config = checkpoints.CODEC_CONFIG.replace(causal, normalising)
-    checkpoints.save(
-        tmp_path / "compression_state_dict.bin", config, checkpoints.build_codec(config).state_dict()
-    )
+    checkpoints.save(tmp_path / "compression_state_dict.bin", config, checkpoints.build_codec(config).state_dict())
     reference = loader.load_codec(str(tmp_path)).model
     settings = CodecSettings(listen="127.0.0.1:0", metrics_listen="", models=(str(tmp_path),), device="cpu")
     async with serving(CodecService(settings), settings) as channel:
@@ -373,9 +363,7 @@ async def test_loudness_travels_with_the_codes(tmp_path: Path) -> None:
     ("given", "names"),
     [("tiny", ("tiny",)), ("a/b, c", ("a/b", "c")), ('["x", "y"]', ("x", "y"))],
 )
-async def test_reads_the_names_of_models(
-    monkeypatch: pytest.MonkeyPatch, given: str, names: tuple[str, ...]
-) -> None:
+async def test_reads_the_names_of_models(monkeypatch: pytest.MonkeyPatch, given: str, names: tuple[str, ...]) -> None:
     monkeypatch.setenv("ANTIPHON_MODELS", given)
     settings = CodecSettings()
     assert (settings.models, settings.listen) == (names, "127.0.0.1:50052")

@@ -120,9 +120,7 @@ def test_health_of_a_service_that_is_none_has_no_route(channel: grpc.Channel) ->
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/antiphon.v2.GeneratorService/ListModels", "/grpc.health.v1.HealthX/Check"]
-)
+@pytest.mark.parametrize("path", ["/", "/antiphon.v2.GeneratorService/ListModels", "/grpc.health.v1.HealthX/Check"])
 def test_an_unknown_path_is_unimplemented(channel: grpc.Channel, path: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         unary(channel, path)

@@ -112,9 +112,7 @@ async def test_spans_go_to_the_collector_that_the_environment_names() -> None:
     assert process.process.returncode == 0, output
     await server.stop(None)
 
-    spans = [
-        span for resource in collector.resources for scope in resource.scope_spans for span in scope.spans
-    ]
+    spans = [span for resource in collector.resources for scope in resource.scope_spans for span in scope.spans]
     good, bad = [span for span in spans if span.name == "antiphon.v1.GeneratorService/Generate"]
     assert (good.trace_id.hex(), good.parent_span_id.hex()) == ("a1" * 16, "b2" * 8)
     attributes = {each.key: each.value for each in bad.attributes}
@@ -129,9 +127,7 @@ async def test_spans_go_to_the_collector_that_the_environment_names() -> None:
 async def test_a_second_signal_ends_at_once() -> None:
     process = await start_process()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
-        stream = pb_grpc.GeneratorServiceStub(channel).StreamGenerate(
-            iter([counting(10**6)]), wait_for_ready=True
-        )
+        stream = pb_grpc.GeneratorServiceStub(channel).StreamGenerate(iter([counting(10**6)]), wait_for_ready=True)
         await stream.read()
         process.process.terminate()
         assert process.process.stdout is not None
@@ -144,9 +140,7 @@ async def test_a_second_signal_ends_at_once() -> None:
 async def test_a_signal_while_loading_exits_cleanly() -> None:
     process = await start_process(TINY_LOAD_SECONDS="60")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True
-        )
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
         assert (await check).status == NOT_SERVING
     process.process.terminate()
     output = await process.output()
@@ -164,6 +158,4 @@ async def test_a_misspelt_setting_ends_the_process() -> None:
     process = await start_process(ANTIPHON_LISTN="127.0.0.1:1")
     output = await process.output()
     assert process.process.returncode == 2
-    assert output == (
-        "error: ANTIPHON_LISTN is not a setting of this service\nhint: did you mean ANTIPHON_LISTEN?\n"
-    )
+    assert output == ("error: ANTIPHON_LISTN is not a setting of this service\nhint: did you mean ANTIPHON_LISTEN?\n")

@@ -43,9 +43,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
 def command_line(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Runs `python -m services.stack`."""
     command = [sys.executable, "-m", "services.stack", *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 @contextmanager
@@ -70,9 +68,7 @@ def test_it_starts_every_process_and_leaves_none() -> None:
 
 def test_a_process_that_dies_is_named_and_takes_the_rest_with_it(tmp_path: Path) -> None:
     broken = Stack(commands=plain_service.commands(codec="broken"), folder=tmp_path)
-    with pytest.raises(
-        ProcessDiedError, match=r"(?s)codec exited with status 1.*no model: the folder is empty"
-    ):
+    with pytest.raises(ProcessDiedError, match=r"(?s)codec exited with status 1.*no model: the folder is empty"):
         broken.__enter__()
     assert all(process.returncode is not None for process in broken.processes.values())
 
@@ -97,9 +93,7 @@ def test_a_service_that_never_gets_healthy_is_named(tmp_path: Path) -> None:
 
 
 def test_what_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
-    )
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
     commands = {"codec": [sys.executable, "-c", stubborn]}
     stack = Stack(services=["codec"], commands=commands, folder=tmp_path, grace_seconds=0.5)
     stack.start()
@@ -235,9 +229,7 @@ def test_sigterm_in_mid_stream_loses_nothing() -> None:
 def test_a_client_that_disconnects_frees_its_slot(stack: Stack) -> None:
     def slots_active() -> float:
         lines = calls.get(stack.addresses["generator metrics"]).splitlines()
-        return sum(
-            float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("antiphon_slots_active")
-        )
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("antiphon_slots_active"))
 
     program = (
         "import sys, time\n"

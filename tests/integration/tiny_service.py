@@ -170,9 +170,7 @@ def settings(**values: Any) -> ServiceSettings:
 
 
 @asynccontextmanager
-async def running(
-    service: TinyService | None = None, ready: bool = True, **values: Any
-) -> AsyncIterator[Running]:
+async def running(service: TinyService | None = None, ready: bool = True, **values: Any) -> AsyncIterator[Running]:
     service = service or TinyService()
     metrics = Metrics(CollectorRegistry())
     server = Server(service, settings(**values), metrics)

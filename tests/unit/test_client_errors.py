@@ -28,9 +28,7 @@ CLASSES = {
 }
 
 
-def rpc_error(
-    code: grpc.StatusCode, message: str, *details: object, status: str | None = None
-) -> grpc.RpcError:
+def rpc_error(code: grpc.StatusCode, message: str, *details: object, status: str | None = None) -> grpc.RpcError:
     rich = status_pb2.Status(code=code.value[0], message=message if status is None else status)
     for detail in details:
         packed = any_pb2.Any()

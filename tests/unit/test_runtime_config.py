@@ -70,8 +70,7 @@ def test_bad_values_are_refused(field: str, value: object) -> None:
         (
             "ANTIPHON_LOGLEVEL",
             "INFO",
-            "error: ANTIPHON_LOGLEVEL is not a setting of this service\n"
-            "hint: did you mean ANTIPHON_LOG_LEVEL?\n",
+            "error: ANTIPHON_LOGLEVEL is not a setting of this service\nhint: did you mean ANTIPHON_LOG_LEVEL?\n",
         ),
         (
             "ANTIPHON_LISTEN",
@@ -94,9 +93,7 @@ def test_bad_settings_end_the_process_with_a_message(
     assert capsys.readouterr().err == message
 
 
-def test_a_list_that_is_not_json_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_list_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ANTIPHON_MODELS", "a,b")
     with pytest.raises(SystemExit):
         load_settings(Settings)

@@ -14,9 +14,7 @@ CLUSTERS = {"generator": ("127.0.0.1", 1001), "codec": ("127.0.0.1", 1002), "ana
 
 
 def rendered() -> str:
-    return edge.render(
-        edge.CONFIG.read_text(), edge=("127.0.0.1", 8000), admin=("127.0.0.1", 9000), clusters=CLUSTERS
-    )
+    return edge.render(edge.CONFIG.read_text(), edge=("127.0.0.1", 8000), admin=("127.0.0.1", 9000), clusters=CLUSTERS)
 
 
 def addresses(node: Any) -> list[tuple[str, int]]:

@@ -155,9 +155,7 @@ class AsyncClient:
         tls: bool = False,
         root_certificates: bytes | None = None,
     ) -> None:
-        self._connection = Connection.resolve(
-            target, api_key=api_key, tls=tls, root_certificates=root_certificates
-        )
+        self._connection = Connection.resolve(target, api_key=api_key, tls=tls, root_certificates=root_certificates)
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 
@@ -237,9 +235,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Audio:
         """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size."""
-        operation = operations.decode(
-            codes, model=model, codebook_size=codebook_size, sample_count=sample_count
-        )
+        operation = operations.decode(codes, model=model, codebook_size=codebook_size, sample_count=sample_count)
         return await self._call(operation, timeout)
 
     async def analyze(

@@ -38,9 +38,7 @@ def from_pcm(data: bytes, encoding: Encoding, channel_count: int) -> Samples:
     """
     width = 4 if encoding == "pcm_f32le" else 2
     if channel_count < 1 or len(data) % (width * channel_count):
-        raise ValueError(
-            f"audio: {len(data)} bytes are not whole {encoding} samples of {channel_count} channels"
-        )
+        raise ValueError(f"audio: {len(data)} bytes are not whole {encoding} samples of {channel_count} channels")
     if encoding == "pcm_f32le":
         flat = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     else:
@@ -163,9 +161,7 @@ class WavWriter:
             raise ValueError("sample_rate_hz: needed to write bare samples")
         known = (self.sample_rate_hz or rate, self.channel_count or channels)
         if known != (rate, channels):
-            raise ValueError(
-                f"audio: {rate} Hz and {channels} channels, the file has {known[0]} Hz and {known[1]}"
-            )
+            raise ValueError(f"audio: {rate} Hz and {channels} channels, the file has {known[0]} Hz and {known[1]}")
         self.sample_rate_hz, self.channel_count = known
 
     def _opened(self) -> BinaryIO:
@@ -175,9 +171,7 @@ class WavWriter:
             else:
                 self._file = self._destination
             self._start = _position(self._file)
-            planned = (
-                None if self._total_samples is None else self._total_samples * 2 * (self.channel_count or 1)
-            )
+            planned = None if self._total_samples is None else self._total_samples * 2 * (self.channel_count or 1)
             self._file.write(self._header(planned if self._start is None else 0))
         return self._file
 

@@ -29,9 +29,7 @@ app = typer.Typer(
     help="Streams music and sound from text. Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY.",
 )
 
-Target = Annotated[
-    str | None, typer.Option(help=f"host:port; default: ANTIPHON_TARGET, else {DEFAULT_TARGET}.")
-]
+Target = Annotated[str | None, typer.Option(help=f"host:port; default: ANTIPHON_TARGET, else {DEFAULT_TARGET}.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's root certificates.")]
 Timeout = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
 
@@ -197,9 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as error:
-        complain(
-            f"{error.filename or 'file'}: {error.strerror or error}", "choose another path, or free space"
-        )
+        complain(f"{error.filename or 'file'}: {error.strerror or error}", "choose another path, or free space")
         return 1
     except Exception as error:
         # Typer's usage errors have no public base class; they all can format themselves.

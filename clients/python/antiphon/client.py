@@ -128,9 +128,7 @@ class Client:
         tls: bool = False,
         root_certificates: bytes | None = None,
     ) -> None:
-        self._connection = Connection.resolve(
-            target, api_key=api_key, tls=tls, root_certificates=root_certificates
-        )
+        self._connection = Connection.resolve(target, api_key=api_key, tls=tls, root_certificates=root_certificates)
         options, credentials = list(CHANNEL_OPTIONS), self._connection.credentials
         self._channel = (
             grpc.insecure_channel(self.target, options)
@@ -197,9 +195,7 @@ class Client:
 
         `bandwidth_kbps` or `codebook_count` limit the codebooks; 0 for all.
         """
-        operation = operations.encode(
-            audio, model=model, bandwidth_kbps=bandwidth_kbps, codebook_count=codebook_count
-        )
+        operation = operations.encode(audio, model=model, bandwidth_kbps=bandwidth_kbps, codebook_count=codebook_count)
         return self._call(operation, timeout)
 
     def decode(
@@ -212,9 +208,7 @@ class Client:
         timeout: float | None = None,
     ) -> Audio:
         """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size."""
-        operation = operations.decode(
-            codes, model=model, codebook_size=codebook_size, sample_count=sample_count
-        )
+        operation = operations.decode(codes, model=model, codebook_size=codebook_size, sample_count=sample_count)
         return self._call(operation, timeout)
 
     def analyze(

@@ -129,9 +129,7 @@ class GenerationState(ABC):
             raise ProtocolError(f"audio: sample {audio.first_sample} came, {self._next_sample} was due")
         samples = read_samples(audio.data, self._format)
         if len(samples) != audio.sample_count:
-            raise ProtocolError(
-                f"audio: {len(samples)} samples came, the chunk announces {audio.sample_count}"
-            )
+            raise ProtocolError(f"audio: {len(samples)} samples came, the chunk announces {audio.sample_count}")
         self._next_sequence += 1
         self._next_sample += audio.sample_count
         self._final_seen = audio.is_final
@@ -150,9 +148,7 @@ class GenerationState(ABC):
             raise ProtocolError(f"codes: frame {frames.first_frame} came, {self._next_frame} was due")
         codes = read_codes(frames)
         if self._codes and len(codes) != len(self._codes[0]):
-            raise ProtocolError(
-                f"codes: {len(codes)} codebooks came, {len(self._codes[0])} were there before"
-            )
+            raise ProtocolError(f"codes: {len(codes)} codebooks came, {len(self._codes[0])} were there before")
         self._codes.append(codes)
         self._next_frame += frames.frame_count
 
@@ -170,6 +166,4 @@ class GenerationState(ABC):
             ProtocolError: The server ended the call before the generation was finished.
         """
         if self._finished is None:
-            raise ProtocolError(
-                "stream: it ended before the generation was finished", request_id=self.request_id
-            )
+            raise ProtocolError("stream: it ended before the generation was finished", request_id=self.request_id)

@@ -68,9 +68,7 @@ def generation_config(
         InvalidArgumentError: A value that the wire can't carry, such as a negative seed or a duration of NaN.
     """
     weighted = [(prompt, None)] if isinstance(prompt, str) else [_weighted(entry) for entry in prompt]
-    config = generator_pb2.GenerationConfig(
-        include_codes=include_codes, output_format=output_format(encoding)
-    )
+    config = generator_pb2.GenerationConfig(include_codes=include_codes, output_format=output_format(encoding))
     put(config, "model", model)
     for index, (text, weight) in enumerate(weighted):
         entry = config.prompts.add()

@@ -105,8 +105,7 @@ def build_lm(text_encoder: Path, config: str = LM_CONFIG, device: str = "cpu") -
 def save(path: Path, config: str, state: dict[str, torch.Tensor], half: bool = False) -> None:
     """Write one AudioCraft checkpoint file, complete or not at all."""
     tensors = {
-        k: v.detach().cpu().half() if half and v.is_floating_point() else v.detach().cpu()
-        for k, v in state.items()
+        k: v.detach().cpu().half() if half and v.is_floating_point() else v.detach().cpu() for k, v in state.items()
     }
     with replacing(path) as temporary:
         torch.save({"xp.cfg": config.strip() + "\n", "best_state": tensors}, temporary)

@@ -128,18 +128,14 @@ class Piece:
                 if self.drums:
                     notes.append(self._note(start, index, 0.2, beat, 9, 36 if index % 2 == 0 else 38, 72))
                     notes.append(self._note(start, index + 0.5, 0.2, beat, 9, 42, 50))
-        return sorted(
-            (n for n in notes if n.start_seconds < CLIP_SECONDS - 0.05), key=lambda n: n.start_seconds
-        )
+        return sorted((n for n in notes if n.start_seconds < CLIP_SECONDS - 0.05), key=lambda n: n.start_seconds)
 
     def caption(self, seed: int) -> str:
         """Return one of many ways to say what the piece is; attributes are left out at random."""
         random = Random(seed)
         instrument = random.choice(_SYNONYMS[self.instrument])
         tempo_words = {0: ("slow", "calm"), 1: ("medium tempo", "moderate"), 2: ("fast", "quick", "lively")}
-        tempo_word = random.choice(
-            tempo_words[0 if self.tempo_bpm < 90 else 1 if self.tempo_bpm < 125 else 2]
-        )
+        tempo_word = random.choice(tempo_words[0 if self.tempo_bpm < 90 else 1 if self.tempo_bpm < 125 else 2])
         adjectives = [word for word, p in ((tempo_word, 0.7), (self.mood, 0.7)) if random.random() < p]
         random.shuffle(adjectives)
         pattern = random.choice(_PATTERNS[self.pattern])
@@ -170,16 +166,9 @@ class Piece:
     def _pitch(self, degree: int) -> int:
         scale = _SCALES[self.mode]
         base = _LOWEST_NOTE[self.instrument] + (self.root - _LOWEST_NOTE[self.instrument]) % 12
-        return (
-            base
-            + 12 * (degree // 7)
-            + scale[degree % 7]
-            - (12 if degree >= 5 and self.pattern != "melody" else 0)
-        )
+        return base + 12 * (degree // 7) + scale[degree % 7] - (12 if degree >= 5 and self.pattern != "melody" else 0)
 
-    def _lead(
-        self, start: float, position: float, length: float, beat: float, pitch: int, random: Random
-    ) -> Note:
+    def _lead(self, start: float, position: float, length: float, beat: float, pitch: int, random: Random) -> Note:
         return self._note(start, position, length, beat, 0, pitch, random.randint(84, 104))
 
     @staticmethod

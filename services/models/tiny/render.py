@@ -42,9 +42,7 @@ def midi_of(pieces: list[Piece]) -> mido.MidiFile:
         events.append((offset, 0, mido.Message("program_change", channel=1, program=33)))
         for note in piece.notes():
             key = {"channel": note.channel, "note": note.pitch}
-            events.append(
-                (offset + note.start_seconds, 2, mido.Message("note_on", velocity=note.velocity, **key))
-            )
+            events.append((offset + note.start_seconds, 2, mido.Message("note_on", velocity=note.velocity, **key)))
             events.append((offset + note.end_seconds, 1, mido.Message("note_off", **key)))
     track = mido.MidiTrack()
     now = 0
@@ -65,9 +63,7 @@ def render(pieces: list[Piece], soundfont: Path = SOUNDFONT) -> np.ndarray:
         midi, wav = Path(folder, "pieces.mid"), Path(folder, "pieces.wav")
         midi_of(pieces).save(midi)
         command = ["fluidsynth", "-ni", "-q", "-g", "0.3", "-R", "0", "-C", "0", "-T", "wav", "-O", "float"]
-        subprocess.run(
-            [*command, "-r", str(SAMPLE_RATE_HZ), "-F", str(wav), str(soundfont), str(midi)], check=True
-        )
+        subprocess.run([*command, "-r", str(SAMPLE_RATE_HZ), "-F", str(wav), str(soundfont), str(midi)], check=True)
         audio, _ = soundfile.read(wav, dtype="float32", always_2d=True)
     mono = audio.mean(axis=1)
     mono = np.pad(mono, (0, max(0, slot * len(pieces) - mono.shape[0])))
@@ -78,9 +74,7 @@ def render(pieces: list[Piece], soundfont: Path = SOUNDFONT) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--clips", type=int, default=3600)
     parser.add_argument("--first-seed", type=int, default=0)

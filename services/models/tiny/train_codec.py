@@ -94,11 +94,7 @@ class Trainer:
         """Return ``[size, 1, SEGMENT_SAMPLES]`` random segments; the last 100 clips are held out."""
         held = min(100, len(self.audio) // 10)
         limit = len(self.audio) - held
-        clips = (
-            self.random.integers(limit, limit + held, size)
-            if held_out
-            else self.random.integers(0, limit, size)
-        )
+        clips = self.random.integers(limit, limit + held, size) if held_out else self.random.integers(0, limit, size)
         starts = self.random.integers(0, self.audio.shape[1] - SEGMENT_SAMPLES, size)
         parts = [self.audio[c, s : s + SEGMENT_SAMPLES] for c, s in zip(clips, starts, strict=True)]
         return torch.from_numpy(np.stack(parts)).to(self.device).float().div_(32768.0)[:, None]
@@ -203,15 +199,11 @@ class Trainer:
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         with checkpoints.replacing(self.out / "trainer.pt") as path:
             torch.save({**state, "step": self.step, "seconds": self.seconds}, path)
-        checkpoints.save(
-            self.out / "compression_state_dict.bin", checkpoints.CODEC_CONFIG, self.model.state_dict()
-        )
+        checkpoints.save(self.out / "compression_state_dict.bin", checkpoints.CODEC_CONFIG, self.model.state_dict())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/codec"))
     parser.add_argument("--minutes", type=float, default=25.0)

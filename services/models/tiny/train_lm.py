@@ -33,18 +33,14 @@ def encode_all(codec: Path, data: Path, out: Path, device: str, clips: int) -> n
     if out.exists():
         return np.asarray(np.load(out, mmap_mode="r"))
     model = checkpoints.build_codec(device=device)
-    state = torch.load(codec / "compression_state_dict.bin", map_location=device, weights_only=True)[
-        "best_state"
-    ]
+    state = torch.load(codec / "compression_state_dict.bin", map_location=device, weights_only=True)["best_state"]
     model.load_state_dict(state)
     model.eval()
     audio = np.load(data / "audio.npy", mmap_mode="r")[:clips]
     parts = []
     with torch.inference_mode():
         for first in range(0, len(audio), 4):
-            batch = (
-                torch.from_numpy(np.array(audio[first : first + 4])).to(device).float().div_(32768.0)[:, None]
-            )
+            batch = torch.from_numpy(np.array(audio[first : first + 4])).to(device).float().div_(32768.0)[:, None]
             parts.append(model.encode(batch)[0].to(torch.int16).cpu().numpy())
     codes = np.concatenate(parts)
     with checkpoints.replacing(out) as path, path.open("wb") as file:
@@ -55,9 +51,7 @@ def encode_all(codec: Path, data: Path, out: Path, device: str, clips: int) -> n
 class Trainer:
     """One training run: model, optimiser and codes, with its state on disk."""
 
-    def __init__(
-        self, codes: np.ndarray, pieces: list[Piece], out: Path, device: str, batch_frames: int
-    ) -> None:
+    def __init__(self, codes: np.ndarray, pieces: list[Piece], out: Path, device: str, batch_frames: int) -> None:
         self.codes, self.pieces, self.out, self.device = codes, pieces, out, device
         self.batch_frames = batch_frames
         folder = out / "text_encoder"
@@ -81,9 +75,7 @@ class Trainer:
         """Return codes ``[size, K, seconds * 50]`` from the start of random clips, and a fresh caption of each."""
         limit = len(self.codes) - self.held_out
         indices = (
-            self.random.integers(limit, len(self.codes), size)
-            if held_out
-            else self.random.integers(0, limit, size)
+            self.random.integers(limit, len(self.codes), size) if held_out else self.random.integers(0, limit, size)
         )
         captions = [self.pieces[i].caption(int(self.random.integers(1 << 30))) for i in indices]
         codes = np.stack([self.codes[i, :, : seconds * FRAME_RATE_HZ] for i in indices])
@@ -105,9 +97,7 @@ class Trainer:
             progress = min(1.0, self.seconds / budget)
             for group in self.optimiser.param_groups:
                 group["lr"] = (
-                    1e-3
-                    * min(1.0, (self.step + 1) / 200)
-                    * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+                    1e-3 * min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
                 )
             self.model.train()
             seconds = 20 if self.step % 4 == 3 else 10
@@ -150,9 +140,7 @@ class Trainer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codec", type=Path, default=Path("out/tiny/codec"))
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/lm"))
