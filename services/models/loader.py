@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # xformers serves AudioCraft one import and is built for another torch: its warning says nothing to our users.
 logging.getLogger("xformers").setLevel(logging.ERROR)
+logging.getLogger("audiocraft").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
 
 LM_FILE = "state_dict.bin"
