@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -9,17 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.bench import generator
+
 ROOT = Path(__file__).parents[2]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def test_last_line_is_json() -> None:
+    arguments = ["--shape", "tiny", "--quick", "--streams", "1,2", "--seconds", "0.1", "--threads", "1"]
     command = [sys.executable, "-m", "tests.bench", "generator", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_last_line_is_json() -> None:
-    done = bench("--shape", "tiny", "--quick", "--streams", "1,2", "--seconds", "0.1", "--threads", "1")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts["shape"], facts["device"], facts["threads"], facts["quick"]) == ("tiny", "cpu", 1, True)
@@ -32,7 +34,9 @@ def test_last_line_is_json() -> None:
             assert all(math.isfinite(value) and value > 0 for value in figures.values())
 
 
-def test_wrong_streams_are_refused() -> None:
-    done = bench("--streams", "1,0")
-    assert done.returncode == 2
-    assert "must be numbers above 0" in done.stderr
+def test_wrong_streams_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    generator.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--streams", "1,0"])
+    assert "must be numbers above 0" in capsys.readouterr().err
