@@ -1,0 +1,321 @@
+"""Slots, queue and steps, over an engine without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from services.generator.engine import Output, Sequence
+from services.generator.requests import GenerationRequest
+from services.generator.scheduler import STREAM_CAPACITY, Scheduler
+from services.generator.streams import Event, Finished, Reason, Stream
+from services.models.sampling import Sampling
+from services.runtime.errors import Internal, ResourceExhausted, Unavailable
+from services.runtime.metrics import Metrics
+
+RATE = 100
+
+
+@dataclass
+class Counted:
+    """A sequence that only counts its steps; each makes one sample."""
+
+    request: GenerationRequest
+    schedule: Any
+    steps: int = 0
+
+
+def output(sequence: Counted, samples: int, final: bool) -> Output:
+    first = sequence.steps - samples
+    return Output(sequence.steps, torch.zeros(1, samples), first, np.zeros((1, 0), np.int32), first, final)
+
+
+@dataclass
+class FakeEngine:
+    """Makes no step without a permit, and writes down which requests each step had."""
+
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    free: bool = False
+    entered: int = 0
+    begun: list[str] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    def begin(self, request: GenerationRequest) -> Sequence:
+        self.begun.append(request.prompt)
+        if request.prompt == "no beginning":
+            raise ValueError("no beginning")
+        return cast(Sequence, Counted(request, SimpleNamespace(step_count=request.frame_count)))
+
+    def step(self, sequences: list[Sequence]) -> list[Output]:
+        self.entered += 1
+        if not self.free:
+            self.permits.acquire()
+        counted = [cast(Counted, sequence) for sequence in sequences]
+        names = [sequence.request.prompt for sequence in counted]
+        self.batches.append(names)
+        if self.broken & set(names):
+            raise ValueError("no step")
+        for sequence in counted:
+            sequence.steps += 1
+        return [output(sequence, 1, sequence.steps == sequence.request.frame_count) for sequence in counted]
+
+    def finish(self, sequence: Sequence) -> Output:
+        if cast(Counted, sequence).request.prompt == "no ending":
+            raise ValueError("no ending")
+        return output(cast(Counted, sequence), 0, True)
+
+    def allow(self, steps: int | None = None) -> None:
+        """Permit so many steps, or from now on all."""
+        self.free = self.free or steps is None
+        self.permits.release(steps or 1)
+
+
+def request(name: str, frames: int = 3) -> GenerationRequest:
+    return GenerationRequest("fake", name, frames, Sampling(seed=1), 0)
+
+
+async def collect(stream: Stream) -> list[Event]:
+    return [event async for event in stream.events()]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread will bring about."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def finished(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+class Bench:
+    """A scheduler with its engine and its metrics."""
+
+    def __init__(self, slots: int, queue_limit: int) -> None:
+        self.engine = FakeEngine()
+        self.metrics = Metrics(CollectorRegistry())
+        self.scheduler = Scheduler(self.engine, "fake", RATE, slots, queue_limit, self.metrics)
+        self.submit = self.scheduler.submit
+
+    def value(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(name, {"model": "fake"}) or 0.0
+
+    @property
+    def active(self) -> float:
+        return self.value("antiphon_slots_active")
+
+    @property
+    def waiting(self) -> float:
+        return self.value("antiphon_requests_waiting")
+
+
+@pytest.fixture
+async def open_bench() -> AsyncIterator[Callable[[int, int], Bench]]:
+    opened: list[Bench] = []
+
+    def build(slots: int, queue_limit: int) -> Bench:
+        opened.append(Bench(slots, queue_limit))
+        return opened[-1]
+
+    yield build
+    for bench in opened:
+        bench.engine.allow()
+        await asyncio.to_thread(bench.scheduler.close)
+
+
+Open = Callable[[int, int], Bench]
+
+
+async def test_a_request_runs_to_its_end(open_bench: Open) -> None:
+    bench = open_bench(1, 1)
+    bench.engine.allow()
+    events = await collect(bench.submit(request("a", 25)))
+    assert [event.first_sample for event in events[:-1] if isinstance(event, Output)] == list(range(25))
+    end = finished(events)
+    assert (end.reason, end.samples, end.steps) == (Reason.COMPLETE, 25, 25)
+    assert 0 <= end.queue_seconds <= end.first_audio_seconds <= end.total_seconds
+    await until(lambda: bench.active == 0)
+    assert bench.value("antiphon_audio_generated_seconds_total") == pytest.approx(25 / RATE)
+    assert bench.value("antiphon_step_duration_seconds_count") == 25
+    assert bench.value("antiphon_first_audio_seconds_count") == 1
+
+
+async def test_first_come_first_served(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    streams = [bench.submit(request(name)) for name in "abcd"]
+    bench.engine.allow()
+    await asyncio.gather(*map(collect, streams))
+    assert bench.engine.begun == list("abcd")
+    assert bench.engine.batches == [[name] for name in "abcd" for _ in range(3)]
+
+
+async def test_slots_bound_the_batch_and_a_freed_one_is_taken_at_once(open_bench: Open) -> None:
+    bench = open_bench(2, 8)
+    assert bench.value("antiphon_slots") == 2
+    streams = [bench.submit(request("long", 4))]
+    await until(lambda: bench.engine.entered == 1)
+    streams += [bench.submit(request("short", 1)), bench.submit(request("next", 2))]
+    assert bench.waiting == 2
+    bench.engine.allow()
+    await asyncio.gather(*map(collect, streams))
+    # The first step had begun before the others came.
+    assert bench.engine.batches == [["long"], ["long", "short"], ["long", "next"], ["long", "next"]]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(open_bench: Open) -> None:
+    bench = open_bench(1, 2)
+    streams = [bench.submit(request("runs"))]
+    await until(lambda: bench.active == 1)
+    streams += [bench.submit(request(name)) for name in ("waits", "waits too")]
+    with pytest.raises(ResourceExhausted, match="all 1 slots are taken and 2 requests wait") as refusal:
+        bench.submit(request("refused"))
+    assert refusal.value.retry_after_seconds > 0
+    bench.engine.allow()
+    await asyncio.gather(*map(collect, streams))
+    assert finished(await collect(bench.submit(request("welcome again")))).reason is Reason.COMPLETE
+    assert "refused" not in bench.engine.begun
+
+
+async def test_a_cancelled_request_has_left_by_the_next_step(open_bench: Open) -> None:
+    bench = open_bench(2, 8)
+    gone, stays = bench.submit(request("gone", 50)), bench.submit(request("stays", 5))
+    heir = bench.submit(request("heir", 1))
+    bench.engine.allow(2)
+    await until(lambda: len(bench.engine.batches) == 2)
+    gone.cancel()
+    bench.engine.allow()
+    await asyncio.gather(collect(stays), collect(heir))
+    # The step that had already begun may still hold it.
+    late = [index for index, names in enumerate(bench.engine.batches) if "gone" in names]
+    assert max(late) <= 2
+    assert ["stays", "heir"] in bench.engine.batches[:4]
+    await until(lambda: bench.active == 0)
+
+
+async def test_a_cancelled_request_leaves_the_queue(open_bench: Open) -> None:
+    bench = open_bench(1, 1)
+    runs = bench.submit(request("runs"))
+    await until(lambda: bench.active == 1)
+    waits = bench.submit(request("waits"))
+    waits.cancel()
+    bench.engine.allow(1)
+    await until(lambda: bench.waiting == 0)
+    heir = bench.submit(request("heir"))
+    bench.engine.allow()
+    await asyncio.gather(collect(runs), collect(heir))
+    assert bench.engine.begun == ["runs", "heir"]
+
+
+async def test_a_paused_request_makes_no_step_and_others_go_on(open_bench: Open) -> None:
+    bench = open_bench(2, 8)
+    bench.submit(request("first", 1))
+    await until(lambda: bench.engine.entered == 1)
+    paused, other = bench.submit(request("paused", 3)), bench.submit(request("other", 20))
+    paused.pause(True)
+    bench.engine.allow()
+    assert finished(await collect(other)).steps == 20
+    assert not any("paused" in names for names in bench.engine.batches)
+    assert bench.active == 1
+    paused.pause(False)
+    assert finished(await collect(paused)).steps == 3
+
+
+async def test_a_stopped_request_ends_with_what_there_is(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    stream = bench.submit(request("stopped", 50))
+    bench.engine.allow(4)
+    await until(lambda: len(bench.engine.batches) == 4)
+    stream.stop()
+    bench.engine.allow()
+    end = finished(await collect(stream))
+    assert end.reason is Reason.STOPPED
+    assert 4 <= end.steps <= 5
+    assert end.samples == end.steps
+
+
+async def test_a_paused_request_can_be_stopped(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    stream = bench.submit(request("stopped", 50))
+    bench.engine.allow(2)
+    await until(lambda: len(bench.engine.batches) == 2)
+    stream.pause(True)
+    stream.stop()
+    bench.engine.allow(1)
+    assert finished(await collect(stream)).reason is Reason.STOPPED
+
+
+async def test_a_failed_step_fails_its_batch_alone(open_bench: Open) -> None:
+    bench = open_bench(2, 8)
+    bench.engine.broken = {"broken"}
+    # While the first is in its only step the others gather.
+    bench.submit(request("first", 1))
+    await until(lambda: bench.engine.entered == 1)
+    streams = [bench.submit(request(name)) for name in ("broken", "unlucky", "later")]
+    bench.engine.allow()
+    results = await asyncio.gather(*map(collect, streams), return_exceptions=True)
+    assert [type(result) for result in results[:2]] == [Internal, Internal]
+    assert "no step" not in str(results[0])
+    assert bench.engine.batches[:2] == [["first"], ["broken", "unlucky"]]
+    assert isinstance(results[2], list)
+    assert finished(results[2]).reason is Reason.COMPLETE
+    await until(lambda: bench.active == 0)
+    assert finished(await collect(bench.submit(request("after")))).reason is Reason.COMPLETE
+
+
+async def test_a_request_that_can_not_begin_fails_alone(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    bench.engine.allow()
+    streams = [bench.submit(request(name)) for name in ("no beginning", "later")]
+    results = await asyncio.gather(*map(collect, streams), return_exceptions=True)
+    assert isinstance(results[0], Internal)
+    assert isinstance(results[1], list)
+
+
+async def test_a_request_that_can_not_be_finished_fails_alone(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    stream = bench.submit(request("no ending", 50))
+    bench.engine.allow(1)
+    await until(lambda: len(bench.engine.batches) == 1)
+    stream.stop()
+    bench.engine.allow()
+    with pytest.raises(Internal):
+        await collect(stream)
+    assert finished(await collect(bench.submit(request("after")))).reason is Reason.COMPLETE
+
+
+async def test_a_slow_reader_stops_its_own_steps_only(open_bench: Open) -> None:
+    bench = open_bench(2, 8)
+    frames = STREAM_CAPACITY * 3
+    bench.engine.allow()
+    slow, quick = bench.submit(request("slow", frames)), bench.submit(request("quick", frames))
+    assert finished(await collect(quick)).steps == frames
+    await until(lambda: not slow.ready)
+    assert sum("slow" in names for names in bench.engine.batches) == STREAM_CAPACITY
+    end = finished(await collect(slow))
+    assert (end.reason, end.samples) == (Reason.COMPLETE, frames)
+
+
+async def test_closing_fails_what_runs_and_what_waits(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    streams = [bench.submit(request(name, 1_000_000)) for name in ("runs", "waits")]
+    await until(lambda: bench.active == 1)
+    closing = asyncio.create_task(asyncio.to_thread(bench.scheduler.close))
+    bench.engine.allow()
+    results = await asyncio.gather(*map(collect, streams), return_exceptions=True)
+    await closing
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    with pytest.raises(Unavailable):
+        bench.submit(request("too late"))
+    assert bench.active == bench.waiting == 0
