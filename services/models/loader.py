@@ -81,7 +81,7 @@ def load_codec(name: str, device: str = "cpu") -> LoadedCodec:
         UnknownModel: nothing of that name can be found.
         CheckpointError: it is found and can't be loaded.
     """
-    folder = _find(name, (CODEC_FILE,)) if name in EMBEDDED or not _is_transformers(name) else Path(name)
+    folder = Path(name) if name and name not in EMBEDDED and _is_transformers(name) else _find(name, (CODEC_FILE,))
     model = _codec_of(folder, device)
     files = [path for path in (folder / CODEC_FILE, folder / "model.safetensors") if path.exists()]
     return LoadedCodec(model, _info(name, "codec", model, 0.0, [model], files, device))
@@ -120,7 +120,7 @@ def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
 def _find(name: str, files: tuple[str, ...]) -> Path:
     """Return the folder that holds the files, fetching them from the hub when the name is an id."""
     folder = EMBEDDED.get(name, Path(name))
-    if folder.is_dir():
+    if name and folder.is_dir():  # Path("") would be the working directory
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             raise CheckpointError(
