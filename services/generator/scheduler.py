@@ -86,7 +86,7 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise Unavailable("the service is going down")
-            if len(self._waiting) >= self._queue_limit:
+            if len(self._active) + len(self._waiting) >= self._slots + self._queue_limit:
                 message = f"all {self._slots} slots are taken and {len(self._waiting)} requests wait"
                 raise ResourceExhausted(message, self._retry_seconds())
             self._waiting.append(Job(request, stream))

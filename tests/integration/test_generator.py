@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
@@ -23,6 +24,7 @@ from services.generator.settings import GeneratorSettings
 from services.models.loader import LoadedGenerator, load_generator
 from services.runtime.server import Server
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 RATE = 32_000
 HOP = 640
 
@@ -32,7 +34,7 @@ def tiny() -> LoadedGenerator:
     return load_generator("tiny")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stub() -> AsyncIterator[generator_pb2_grpc.GeneratorServiceAsyncStub]:
     settings = GeneratorSettings(listen="127.0.0.1:0", metrics_listen="", slots=8, queue_limit=2)
     server = Server(GeneratorService(settings), settings)
