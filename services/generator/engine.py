@@ -79,7 +79,7 @@ class GeneratorEngine:
 
     @property
     def samples_per_frame(self) -> int:
-        return self._decoder.hop
+        return int(self._decoder.hop)
 
     @property
     def lookahead_seconds(self) -> float:
@@ -125,7 +125,7 @@ class GeneratorEngine:
 
     def warm(self) -> None:
         """Run a short piece, so that the first request finds everything allocated and compiled."""
-        request = GenerationRequest("", "warm-up", 60, Sampling(seed=1), 0)
+        request = GenerationRequest("", "warm-up", 60, Sampling(seed=1))
         sequence = self.begin(request)
         while not self.step([sequence])[0].final:
             pass

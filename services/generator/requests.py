@@ -32,7 +32,7 @@ class GenerationRequest:
     prompt: str
     frame_count: int
     sampling: Sampling
-    encoding: int
+    encoding: audio_pb2.AudioEncoding = audio_pb2.AUDIO_ENCODING_PCM_F32LE
     include_codes: bool = False
 
 
@@ -121,7 +121,7 @@ def effective(
 def audio_format(request: GenerationRequest, info: ModelInfo) -> audio_pb2.AudioFormat:
     """Return the form of the audio that the request gets."""
     return audio_pb2.AudioFormat(
-        encoding=audio_pb2.AudioEncoding.ValueType(request.encoding),
+        encoding=request.encoding,
         sample_rate_hz=info.sample_rate_hz,
         channel_count=info.channel_count,
     )
@@ -179,7 +179,7 @@ def _sampling(config: generator_pb2.GenerationConfig, info: ModelInfo, problems:
     )
 
 
-def _encoding(form: audio_pb2.AudioFormat, info: ModelInfo, problems: list[tuple[str, str]]) -> int:
+def _encoding(form: audio_pb2.AudioFormat, info: ModelInfo, problems: list[tuple[str, str]]) -> audio_pb2.AudioEncoding:
     encoding = form.encoding or audio_pb2.AUDIO_ENCODING_PCM_S16LE
     field = "config.output_format"
     if encoding not in ENCODINGS:
@@ -188,7 +188,7 @@ def _encoding(form: audio_pb2.AudioFormat, info: ModelInfo, problems: list[tuple
         problems.append((f"{field}.sample_rate_hz", f"must be the model's {info.sample_rate_hz}, or 0"))
     if form.channel_count not in (0, info.channel_count):
         problems.append((f"{field}.channel_count", f"must be the model's {info.channel_count}, or 0"))
-    return int(encoding)
+    return encoding
 
 
 def _refuse_unserved(config: generator_pb2.GenerationConfig) -> None:

@@ -163,7 +163,7 @@ class StreamingDecoder:
         outputs, state.lstm = self.lstm.lstm(steps, state.lstm)
         if getattr(self.lstm, "skip", True):
             outputs = outputs + steps
-        return outputs.permute(1, 2, 0)
+        return torch.as_tensor(outputs.permute(1, 2, 0))
 
 
 def _decoder_modules(codec: Any) -> list[nn.Module]:

@@ -80,7 +80,8 @@ class TransformerExecutor:
         rows, tokens, dim = source.shape
         head_dim = dim // self.heads
         shape = (len(self.layers), rows, self.heads, length, head_dim)
-        text_keys, text_values = [], []
+        text_keys: list[torch.Tensor] = []
+        text_values: list[torch.Tensor] = []
         for layer in self.layers:
             _, key_in, value_in = layer.cross_in.chunk(3)
             _, key_bias, value_bias = (None, None, None) if layer.cross_bias is None else layer.cross_bias.chunk(3)
@@ -154,7 +155,7 @@ class TransformerExecutor:
             row += state.rows
         assert row == count
         x = x + layer.cross_out(attended)
-        return x + layer.linear2(self.activation(layer.linear1(_norm(layer.norm2, x))))
+        return torch.as_tensor(x + layer.linear2(self.activation(layer.linear1(_norm(layer.norm2, x)))))
 
     def _positions(self, positions: Sequence[int], dim: int) -> torch.Tensor:
         from audiocraft.modules.transformer import create_sin_embedding

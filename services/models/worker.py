@@ -19,7 +19,7 @@ class Gauge(Protocol):
     def dec(self) -> None: ...
 
 
-class WorkerFull(Exception):  # noqa: N818
+class WorkerFull(Exception):
     """Too many calls wait already."""
 
 

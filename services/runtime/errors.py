@@ -1,5 +1,4 @@
 # The classes bear the names of the codes on the wire.
-# ruff: noqa: N818
 """Errors that reach the caller. The code on the wire stands on the class.
 
     ServiceError

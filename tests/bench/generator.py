@@ -130,7 +130,7 @@ def time_audiocraft(loaded: LoadedGenerator, count: int, frames: int, steps: int
 
 def _request(model: str, index: int, frames: int) -> GenerationRequest:
     prompt = ("a slow piano melody in C minor", "fast happy guitar with drums at 140 bpm")[index % 2]
-    return GenerationRequest(model, prompt, frames, Sampling(seed=index), encoding=0)
+    return GenerationRequest(model, prompt, frames, Sampling(seed=index))
 
 
 def _figures(elapsed: float, steps: int, audio_seconds: float, first_audio: float) -> Figures:

@@ -41,7 +41,7 @@ async def stub() -> AsyncIterator[generator_pb2_grpc.GeneratorServiceAsyncStub]:
     await server.start()
     await server.wait_ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield generator_pb2_grpc.GeneratorServiceStub(channel)  # type: ignore[misc]
+        yield generator_pb2_grpc.GeneratorServiceStub(channel)
     await server.drain()
 
 
@@ -208,7 +208,7 @@ async def test_stop_ends_with_what_there_is_and_pause_holds(stub: Any) -> None:
     while (await call.read()).WhichOneof("response") != "audio":
         pass
     for action in ("ACTION_PAUSE", "ACTION_RESUME", "ACTION_STOP"):
-        await call.write(generator_pb2.StreamGenerateRequest(control={"action": action}))  # type: ignore[arg-type]
+        await call.write(generator_pb2.StreamGenerateRequest(control={"action": action}))
     samples, last = 5 * HOP, None
     while (response := await call.read()) is not grpc.aio.EOF:
         samples += response.audio.sample_count
@@ -245,7 +245,7 @@ async def test_a_full_queue_says_when_to_come_again(stub: Any) -> None:
 
 
 def _detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    status = rpc_status.from_call(error)
     assert status is not None
     for packed in status.details:
         detail = kind()

@@ -81,7 +81,7 @@ class FakeEngine:
 
 
 def request(name: str, frames: int = 3) -> GenerationRequest:
-    return GenerationRequest("fake", name, frames, Sampling(seed=1), 0)
+    return GenerationRequest("fake", name, frames, Sampling(seed=1))
 
 
 async def collect(stream: Stream) -> list[Event]:

@@ -72,8 +72,17 @@ transformer_lm:
   attention_as_float32: false
 classifier_free_guidance: {training_dropout: 0.15, inference_coef: 3.0}
 attribute_dropout: {}
-fuser: {cross_attention_pos_emb: false, cross_attention_pos_emb_scale: 1, sum: [], prepend: [], cross: [description], input_interpolate: []}
-conditioners: {description: {model: t5, t5: {name: %(text_encoder)s, finetune: true, word_dropout: 0.0, normalize_text: false}}}
+fuser:
+  cross_attention_pos_emb: false
+  cross_attention_pos_emb_scale: 1
+  sum: []
+  prepend: []
+  cross: [description]
+  input_interpolate: []
+conditioners:
+  description:
+    model: t5
+    t5: {name: %(text_encoder)s, finetune: true, word_dropout: 0.0, normalize_text: false}
 """
 
 

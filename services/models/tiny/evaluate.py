@@ -64,9 +64,7 @@ def generate(model: LoadedGenerator, prompts: list[str], cfg_coef: float) -> lis
     pieces = []
     for first in range(0, len(prompts), BATCH):
         batch = [
-            engine.begin(
-                GenerationRequest(model.info.name, text, frames, Sampling(seed=first + i, cfg_coef=cfg_coef), 0)
-            )
+            engine.begin(GenerationRequest(model.info.name, text, frames, Sampling(seed=first + i, cfg_coef=cfg_coef)))
             for i, text in enumerate(prompts[first : first + BATCH])
         ]
         parts: list[list[torch.Tensor]] = [[] for _ in batch]
@@ -106,9 +104,8 @@ def main() -> None:
     asked = np.array([names.index(piece.instrument) for piece in pieces])
     waves = torch.stack(made)
     for index, name in enumerate(names):
-        print(
-            f"{name:8} asked {int((asked == index).sum()):3}  right {float((heard == asked)[asked == index].mean()):.2f}"
-        )
+        right = float((heard == asked)[asked == index].mean())
+        print(f"{name:8} asked {int((asked == index).sum()):3}  right {right:.2f}")
     result = {
         "model": model.info.digest[:12],
         "prompts": options.prompts,

@@ -34,7 +34,7 @@ def unit_variance_initialisation(model: nn.Module, audio: torch.Tensor) -> None:
 
     The last one is scaled to a hundredth, so that training starts at silence and not at noise.
     """
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
+    convolutions: list[Any] = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
     for convolution in convolutions:
         nn.init.orthogonal_(convolution.weight_v)
         dims = (1, 2)

@@ -103,7 +103,7 @@ class Trainer:
             seconds = 20 if self.step % 4 == 3 else 10
             loss = self.loss(*self.batch(seconds, max(1, self.batch_frames // (seconds * FRAME_RATE_HZ))))
             self.optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimiser.step()
             self.step += 1
