@@ -205,7 +205,7 @@ def test_grpcurl_lists_the_default_model(stack: Stack) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     model = json.loads(done.stdout)["models"][0]
     assert model["name"] == "tiny"
-    assert model["isDefault"] is True
+    assert model["is_default"] is True
 
 
 def test_sigterm_in_mid_stream_loses_nothing() -> None:

@@ -136,7 +136,7 @@ class Trainer:
             torch.save({**state, "step": self.step, "seconds": self.seconds}, path)
         # The folder of the text encoder is written relative to the checkpoint: it moves with it.
         config = checkpoints.LM_CONFIG % {"text_encoder": "text_encoder"}
-        checkpoints.save(self.out / "state_dict.bin", config, self.model.state_dict())
+        checkpoints.save(self.out / "state_dict.bin", config, self.model.state_dict(), half=True)
 
 
 def main() -> None:
