@@ -165,7 +165,7 @@ def test_the_order_of_the_batch_does_not_matter(executor: TransformerExecutor) -
         ("positional_embedding", "positional_embedding: sin", "positional_embedding: rope"),
         ("norm_first", "norm_first: true", "norm_first: false"),
         ("layer_scale", "layer_scale: null", "layer_scale: 0.1"),
-        ("fuser", "prepend: [], cross: [description]", "prepend: [description], cross: []"),
+        ("fuser", "prepend: []\n  cross: [description]", "prepend: [description]\n  cross: []"),
     ],
 )
 def test_a_part_that_it_does_not_run_is_named(encoder: Path, name: str, old: str, new: str) -> None:
