@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from google.api import httpbody_pb2
-from google.protobuf import duration_pb2
 
 from antiphon.codes import pack_codes
 from antiphon.v1 import audio_pb2, codec_pb2, codec_pb2_grpc
@@ -18,6 +17,7 @@ from services.codec.engine import CodecEngine
 from services.models.audio import AudioError, to_pcm16, to_pcm_f32, to_wav
 from services.models.worker import WorkerFull
 from services.runtime.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from services.runtime.messages import model_info
 
 _PIECE_BYTES = 64 * 1024
 
@@ -31,26 +31,9 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
     async def ListModels(
         self, request: codec_pb2.CodecServiceListModelsRequest, context: Any
     ) -> codec_pb2.CodecServiceListModelsResponse:
-        duration = duration_pb2.Duration()
-        duration.FromMilliseconds(round(self._engine.limits.max_seconds * 1000))
+        seconds = self._engine.limits.max_seconds
         models = [
-            audio_pb2.ModelInfo(
-                name=info.name,
-                kind=audio_pb2.MODEL_KIND_CODEC,
-                is_default=index == 0,
-                sample_rate_hz=info.sample_rate_hz,
-                channel_count=info.channel_count,
-                frame_rate_hz=info.frame_rate_hz,
-                codebook_count=info.codebook_count,
-                codebook_size=info.codebook_size,
-                max_duration=duration,
-                parameter_count=info.parameter_count,
-                digest=info.digest,
-                device=info.device,
-                precision=info.precision,
-                license=info.license,
-                is_trained=True,
-            )
+            model_info(info, is_default=index == 0, max_seconds=seconds)
             for index, info in enumerate(self._engine.infos.values())
         ]
         return codec_pb2.CodecServiceListModelsResponse(models=models)

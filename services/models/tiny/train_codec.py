@@ -37,8 +37,7 @@ def unit_variance_initialisation(model: nn.Module, audio: torch.Tensor) -> None:
     convolutions: list[Any] = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
     for convolution in convolutions:
         nn.init.orthogonal_(convolution.weight_v)
-        dims = (1, 2)
-        convolution.weight_g.data.copy_(convolution.weight_v.norm(dim=dims, keepdim=True))
+        convolution.weight_g.data.copy_(convolution.weight_v.norm(dim=(1, 2), keepdim=True))
         nn.init.zeros_(convolution.bias)
 
     def rescale(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
