@@ -1,4 +1,4 @@
-"""Audio bytes to samples and back: any file in, limits first; PCM and WAV out.
+"""Audio files to samples: any file in, limits first. `audio_output` goes the other way.
 
 Files come from strangers. What a file claims of itself is held against the limits before a sample is
 decoded, decoding goes block by block and stops past the limits, and FFmpeg may use none of the formats that
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
-import wave
 from collections.abc import Iterator
 
 import av
@@ -18,6 +17,7 @@ import numpy as np
 import soundfile
 import torch
 
+from services.models.audio_output import to_pcm16, to_pcm_f32, to_wav
 from services.models.resampling import Resampler, convert, convert_channels
 
 __all__ = [
@@ -220,31 +220,3 @@ def _open_ffmpeg(data: bytes) -> _Opened:
         elif container.duration is not None:
             frames = container.duration * rate // 1_000_000
     return _Opened(AudioSource(rate, channels, blocks()), frames, int(_FFMPEG_SLACK_SECONDS * rate))
-
-
-def to_pcm16(audio: torch.Tensor) -> bytes:
-    """Pack float ``[C, T]`` as interleaved little-endian 16-bit integers; full scale 1.0 becomes 32767.
-
-    What passes full scale is clipped and NaN becomes silence, so no sample ever wraps around. EnCodec's peaks
-    pass full scale now and then: a caller that must not clip takes PCM_F32LE and scales it.
-    """
-    samples = np.nan_to_num(audio.detach().cpu().numpy(), nan=0.0, posinf=1.0, neginf=-1.0)
-    packed: bytes = np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").T.tobytes()
-    return packed
-
-
-def to_pcm_f32(audio: torch.Tensor) -> bytes:
-    """Pack float ``[C, T]`` as interleaved little-endian 32-bit floats, unchanged."""
-    packed: bytes = audio.detach().cpu().numpy().astype("<f4").T.tobytes()
-    return packed
-
-
-def to_wav(audio: torch.Tensor, rate: int) -> bytes:
-    """Pack float ``[C, T]`` as a 16-bit RIFF WAVE file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(audio.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(to_pcm16(audio))
-    return buffer.getvalue()

@@ -45,9 +45,13 @@ class Resampler:
 
     Julius's kernel has a row for each output sample of the reduced ratio: gigabytes for 44,099 to 32,000 Hz.
     Such rates go through FFmpeg's resampler instead.
+
+    `min_block` input samples are gathered before the next result is made: many at once cost least; 0 waits for no
+    more than the kernel's reach.
     """
 
-    def __init__(self, rate: int, to_rate: int, channel_count: int) -> None:
+    def __init__(self, rate: int, to_rate: int, channel_count: int, *, min_block: int = 8192) -> None:
+        self._min_block = min_block
         self._old, self._new = _reduced(rate, to_rate)
         self._buffer = torch.zeros(channel_count, 0)
         self._received = self._sent = 0
@@ -72,7 +76,7 @@ class Resampler:
         # A group of outputs needs `_width` inputs after its own, and as many before.
         first = self._sent // self._new
         last = (self._received - self._width) // self._old
-        if (last - first) * self._old < 8192:
+        if (last - first) * self._old < max(1, self._min_block):
             return block[:, :0]
         ready = _resample(self._fir, self._buffer)
         ready = ready[:, (first - self._dropped) * self._new : (last - self._dropped) * self._new]

@@ -1,8 +1,7 @@
-"""Reading audio from strangers, converting it, and packing samples."""
+"""Reading audio from strangers, and converting it."""
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import tracemalloc
@@ -10,10 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.models.audio import (
     AudioError,
@@ -23,9 +19,6 @@ from services.models.audio import (
     convert_channels,
     open_audio,
     read_audio,
-    to_pcm16,
-    to_pcm_f32,
-    to_wav,
 )
 from tests.audio_files import FFMPEG, LIBSNDFILE, encoded, tone
 
@@ -228,27 +221,3 @@ def test_resamples_unrelated_rates_in_little_memory() -> None:
 def test_refuses_to_make_up_channels() -> None:
     with pytest.raises(ValueError, match="3 channels"):
         convert_channels(torch.zeros(3, 10), 4)
-
-
-def test_packs_16_bits() -> None:
-    audio = torch.tensor([[0.0, 1.0, 2.0, float("nan")], [-1.0, -2.0, float("inf"), float("-inf")]])
-    assert struct.unpack("<8h", to_pcm16(audio)) == (0, -32767, 32767, -32767, 32767, 32767, 0, -32767)
-
-
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
-def test_16_bits_are_right_to_half_a_step(values: list[float]) -> None:
-    unpacked = np.frombuffer(to_pcm16(torch.tensor([values])), "<i2") / 32767
-    assert np.abs(unpacked - np.array(values)).max() <= 0.5 / 32767 + 1e-7
-
-
-def test_packs_floats_unchanged() -> None:
-    audio = torch.randn(2, 100) * 3
-    assert np.array_equal(np.frombuffer(to_pcm_f32(audio), "<f4").reshape(-1, 2).T, audio.numpy())
-
-
-def test_writes_wav_files() -> None:
-    samples = tone(0.25, 44_100, 2)
-    data = to_wav(torch.from_numpy(samples.T.copy()), 44_100)
-    back, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    assert (rate, back.shape) == (44_100, samples.shape)
-    assert np.abs(back - samples).max() < 1e-4
