@@ -105,16 +105,18 @@ class DecodeResponse(_message.Message):
     def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., sample_count: _Optional[int] = ...) -> None: ...
 
 class DecodeFileRequest(_message.Message):
-    __slots__ = ("model", "codes", "values", "sample_count")
+    __slots__ = ("model", "codes", "values", "sample_count", "output_format")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     model: str
     codes: _audio_pb2.CodeFrames
     values: _containers.RepeatedCompositeFieldContainer[CodebookValues]
     sample_count: int
-    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., sample_count: _Optional[int] = ...) -> None: ...
+    output_format: _audio_pb2.AudioFormat
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., sample_count: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ...) -> None: ...
 
 class StreamEncodeConfig(_message.Message):
     __slots__ = ("model", "format", "bandwidth_kbps", "codebook_count", "quality")
@@ -149,16 +151,18 @@ class StreamEncodeResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[EncodeResponse, _Mapping]] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[EncodeResponse, _Mapping]] = ...) -> None: ...
 
 class StreamDecodeConfig(_message.Message):
-    __slots__ = ("model", "output_format", "decoder", "quality")
+    __slots__ = ("model", "output_format", "decoder", "quality", "sample_count")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     model: str
     output_format: _audio_pb2.AudioFormat
     decoder: Decoder
     quality: Quality
-    def __init__(self, model: _Optional[str] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., quality: _Optional[_Union[Quality, str]] = ...) -> None: ...
+    sample_count: int
+    def __init__(self, model: _Optional[str] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., quality: _Optional[_Union[Quality, str]] = ..., sample_count: _Optional[int] = ...) -> None: ...
 
 class StreamDecodeRequest(_message.Message):
     __slots__ = ("config", "codes")
@@ -175,3 +179,47 @@ class StreamDecodeResponse(_message.Message):
     audio: _audio_pb2.AudioChunk
     format: _audio_pb2.AudioFormat
     def __init__(self, audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ...) -> None: ...
+
+class CompressCodesRequest(_message.Message):
+    __slots__ = ("model", "codes", "sample_count")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    codes: _audio_pb2.CodeFrames
+    sample_count: int
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ...) -> None: ...
+
+class CompressCodesResponse(_message.Message):
+    __slots__ = ("model", "data")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    data: bytes
+    def __init__(self, model: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ExpandCodesRequest(_message.Message):
+    __slots__ = ("model", "data", "codebook_count", "sample_count")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    data: bytes
+    codebook_count: int
+    sample_count: int
+    def __init__(self, model: _Optional[str] = ..., data: _Optional[bytes] = ..., codebook_count: _Optional[int] = ..., sample_count: _Optional[int] = ...) -> None: ...
+
+class ExpandCodesResponse(_message.Message):
+    __slots__ = ("model", "codes", "sample_count", "format", "bandwidth_kbps")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_KBPS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    codes: _audio_pb2.CodeFrames
+    sample_count: int
+    format: _audio_pb2.AudioFormat
+    bandwidth_kbps: float
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., bandwidth_kbps: _Optional[float] = ...) -> None: ...

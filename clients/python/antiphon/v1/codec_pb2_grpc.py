@@ -66,6 +66,16 @@ class CodecServiceStub:
                 request_serializer=antiphon_dot_v1_dot_codec__pb2.StreamDecodeRequest.SerializeToString,
                 response_deserializer=antiphon_dot_v1_dot_codec__pb2.StreamDecodeResponse.FromString,
                 _registered_method=True)
+        self.CompressCodes = channel.unary_unary(
+                '/antiphon.v1.CodecService/CompressCodes',
+                request_serializer=antiphon_dot_v1_dot_codec__pb2.CompressCodesRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_codec__pb2.CompressCodesResponse.FromString,
+                _registered_method=True)
+        self.ExpandCodes = channel.unary_unary(
+                '/antiphon.v1.CodecService/ExpandCodes',
+                request_serializer=antiphon_dot_v1_dot_codec__pb2.ExpandCodesRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_codec__pb2.ExpandCodesResponse.FromString,
+                _registered_method=True)
 
 
 class CodecServiceServicer:
@@ -114,6 +124,21 @@ class CodecServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompressCodes(self, request, context):
+        """Makes codes smaller by entropy coding, as the files of the public encodec package have it. It needs the
+        model's language model; where that is not loaded: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpandCodes(self, request, context):
+        """Turns what CompressCodes made back into the same codes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CodecServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +171,16 @@ def add_CodecServiceServicer_to_server(servicer, server):
                     servicer.StreamDecode,
                     request_deserializer=antiphon_dot_v1_dot_codec__pb2.StreamDecodeRequest.FromString,
                     response_serializer=antiphon_dot_v1_dot_codec__pb2.StreamDecodeResponse.SerializeToString,
+            ),
+            'CompressCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompressCodes,
+                    request_deserializer=antiphon_dot_v1_dot_codec__pb2.CompressCodesRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_codec__pb2.CompressCodesResponse.SerializeToString,
+            ),
+            'ExpandCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpandCodes,
+                    request_deserializer=antiphon_dot_v1_dot_codec__pb2.ExpandCodesRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_codec__pb2.ExpandCodesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +346,60 @@ class CodecService:
             '/antiphon.v1.CodecService/StreamDecode',
             antiphon_dot_v1_dot_codec__pb2.StreamDecodeRequest.SerializeToString,
             antiphon_dot_v1_dot_codec__pb2.StreamDecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompressCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/antiphon.v1.CodecService/CompressCodes',
+            antiphon_dot_v1_dot_codec__pb2.CompressCodesRequest.SerializeToString,
+            antiphon_dot_v1_dot_codec__pb2.CompressCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpandCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/antiphon.v1.CodecService/ExpandCodes',
+            antiphon_dot_v1_dot_codec__pb2.ExpandCodesRequest.SerializeToString,
+            antiphon_dot_v1_dot_codec__pb2.ExpandCodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

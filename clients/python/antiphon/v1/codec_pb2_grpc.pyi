@@ -46,6 +46,12 @@ class CodecServiceStub:
     """Encodes audio while it comes in. The first request holds `config`."""
     StreamDecode: _grpc.StreamStreamMultiCallable[_codec_pb2.StreamDecodeRequest, _codec_pb2.StreamDecodeResponse]
     """Decodes codes while they come in. The first request holds `config`."""
+    CompressCodes: _grpc.UnaryUnaryMultiCallable[_codec_pb2.CompressCodesRequest, _codec_pb2.CompressCodesResponse]
+    """Makes codes smaller by entropy coding, as the files of the public encodec package have it. It needs the
+    model's language model; where that is not loaded: FAILED_PRECONDITION.
+    """
+    ExpandCodes: _grpc.UnaryUnaryMultiCallable[_codec_pb2.ExpandCodesRequest, _codec_pb2.ExpandCodesResponse]
+    """Turns what CompressCodes made back into the same codes."""
 
 @_typing.type_check_only
 class CodecServiceAsyncStub(CodecServiceStub):
@@ -64,6 +70,12 @@ class CodecServiceAsyncStub(CodecServiceStub):
     """Encodes audio while it comes in. The first request holds `config`."""
     StreamDecode: _aio.StreamStreamMultiCallable[_codec_pb2.StreamDecodeRequest, _codec_pb2.StreamDecodeResponse]  # type: ignore[assignment]
     """Decodes codes while they come in. The first request holds `config`."""
+    CompressCodes: _aio.UnaryUnaryMultiCallable[_codec_pb2.CompressCodesRequest, _codec_pb2.CompressCodesResponse]  # type: ignore[assignment]
+    """Makes codes smaller by entropy coding, as the files of the public encodec package have it. It needs the
+    model's language model; where that is not loaded: FAILED_PRECONDITION.
+    """
+    ExpandCodes: _aio.UnaryUnaryMultiCallable[_codec_pb2.ExpandCodesRequest, _codec_pb2.ExpandCodesResponse]  # type: ignore[assignment]
+    """Turns what CompressCodes made back into the same codes."""
 
 class CodecServiceServicer(metaclass=_abc_1.ABCMeta):
     """A neural codec."""
@@ -115,5 +127,23 @@ class CodecServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_codec_pb2.StreamDecodeResponse], _abc.AsyncIterator[_codec_pb2.StreamDecodeResponse]]:
         """Decodes codes while they come in. The first request holds `config`."""
+
+    @_abc_1.abstractmethod
+    def CompressCodes(
+        self,
+        request: _codec_pb2.CompressCodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_codec_pb2.CompressCodesResponse, _abc.Awaitable[_codec_pb2.CompressCodesResponse]]:
+        """Makes codes smaller by entropy coding, as the files of the public encodec package have it. It needs the
+        model's language model; where that is not loaded: FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def ExpandCodes(
+        self,
+        request: _codec_pb2.ExpandCodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_codec_pb2.ExpandCodesResponse, _abc.Awaitable[_codec_pb2.ExpandCodesResponse]]:
+        """Turns what CompressCodes made back into the same codes."""
 
 def add_CodecServiceServicer_to_server(servicer: CodecServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
