@@ -90,10 +90,15 @@ class ServiceSettings(BaseSettings):
         description="Calls at once; more get RESOURCE_EXHAUSTED. Health checks do not count.",
     )
 
+    @classmethod
+    def variables(cls) -> set[str]:
+        """Return the names of the environment variables that these settings are read from."""
+        return {f"{PREFIX}{name}".upper() for name in cls.model_fields}
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
-        known = {f"{PREFIX}{name}".upper() for name in cls.model_fields} | FOREIGN_VARIABLES.keys()
+        known = cls.variables() | FOREIGN_VARIABLES.keys()
         for variable in sorted(os.environ):
             if not variable.upper().startswith(PREFIX) or variable.upper() in known:
                 continue

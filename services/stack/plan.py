@@ -9,11 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Command:
-    """A process: its name, its arguments and what it has in its environment beyond the runner's own."""
+    """A process: its name, its arguments, and how its environment differs from the runner's own.
+
+    The plan is a file, so it holds only the difference: an environment may hold secrets.
+    """
 
     name: str
     arguments: list[str]
     environment: dict[str, str]
+    removed: list[str]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Supervisor(honcho.manager.Manager):  # type: ignore[misc]  # honcho is unt
         for command in plan.commands:
             # `exec`, so that the process is the command and not a shell around it.
             line = f"exec {shlex.join(command.arguments)}"
-            self.add_process(command.name, line, env={**os.environ, **command.environment})
+            inherited = {key: value for key, value in os.environ.items() if key.upper() not in command.removed}
+            self.add_process(command.name, line, env={**inherited, **command.environment})
         threading.Thread(target=self._stop_in_order, daemon=True).start()
 
     def terminate(self) -> None:

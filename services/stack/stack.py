@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -211,7 +212,7 @@ class Stack:
                 clusters=clusters,
             )
         )
-        commands = [Command(EDGE, edge.command(config), {})]
+        commands = [Command(EDGE, edge.command(config), {}, [])]
         for name in self.services:
             default = [sys.executable, "-m", f"services.{name}"]
             environment = {
@@ -222,7 +223,7 @@ class Stack:
                 "ANTIPHON_METRICS_LISTEN": f"{HOST}:{self.ports.metrics[name]}",
                 **self._environment,
             }
-            commands.append(Command(name, list(self._commands.get(name, default)), environment))
+            commands.append(Command(name, list(self._commands.get(name, default)), environment, _foreign(name)))
         return Plan(commands, EDGE, str(self.folder), self._console, self.keep_going, self._grace_seconds)
 
     def _follow(self, reports: IO[bytes]) -> None:
@@ -258,6 +259,19 @@ class Stack:
         self._runner = None
         if self._own_folder and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _foreign(name: str) -> list[str]:
+    """Return the settings that only other services have.
+
+    One environment serves them all here, and a service refuses what it does not know.
+    """
+    return sorted(set().union(*(_settings(service) for service in SERVICES)) - _settings(name))
+
+
+def _settings(name: str) -> set[str]:
+    module = importlib.import_module(f"services.{name}.settings")
+    return set(getattr(module, f"{name.capitalize()}Settings").variables())
 
 
 def _is_serving(health: health_pb2_grpc.HealthStub, name: str) -> bool:

@@ -118,7 +118,8 @@ async def test_calls_carry_id_key_and_deadline(caller: Caller, server: Served) -
     assert first["user-agent"].startswith(f"antiphon/{antiphon.__version__}")
     with_deadline, without = server.generator.time_remaining
     assert with_deadline is not None
-    assert with_deadline <= 9
+    # gRPC rounds a deadline on the wire, so the server may read a little more than was given.
+    assert 8 < with_deadline < 10
     assert without is None or without > 1e6
 
 

@@ -54,6 +54,22 @@ def taken_port() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+def test_a_service_inherits_its_own_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTIPHON_SLOTS", "ANTIPHON_MODELS", "ANTIPHON_LOG_LEVEL", "ANTIPHON_MISSPELT"):
+        monkeypatch.setenv(name, "x")
+    plain = Stack(commands={name: ["sleep", "60"] for name in SERVICES})
+    plain.start()
+    try:
+        variables = {name: psutil.Process(process.pid).environ() for name, process in plain.processes.items()}
+    finally:
+        plain.stop()
+    for name in SERVICES:
+        assert ("ANTIPHON_SLOTS" in variables[name]) == (name == "generator")
+        # What belongs to all, and what belongs to none and is to be refused.
+        assert {"ANTIPHON_LOG_LEVEL", "ANTIPHON_MISSPELT"} <= variables[name].keys()
+    assert "ANTIPHON_MODELS" in variables["codec"]
+
+
 def test_it_starts_every_process_and_leaves_none() -> None:
     with Stack(commands=plain_service.commands()) as plain:
         pids = {name: process.pid for name, process in plain.processes.items()}
