@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from antiphon.v1 import codec_pb2, codec_pb2_grpc
+from services.codec.compression import Compression
 from services.codec.engine import CodecEngine
 from services.codec.servicer import CodecServicer
 from services.codec.settings import CodecSettings
@@ -19,12 +20,15 @@ class CodecService:
     def __init__(self, settings: CodecSettings) -> None:
         limits = AudioLimits(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
         self._engine = CodecEngine(settings.models, settings.device, settings.threads, limits)
+        self._compression = Compression()
 
     def load(self) -> None:
         self._engine.load()
+        self._compression.load(self._engine.facts)
 
     def register(self, server: grpc.aio.Server) -> None:
-        codec_pb2_grpc.add_CodecServiceServicer_to_server(CodecServicer(self._engine), server)
+        codec_pb2_grpc.add_CodecServiceServicer_to_server(CodecServicer(self._engine, self._compression), server)
 
     def close(self) -> None:
         self._engine.close()
+        self._compression.close()

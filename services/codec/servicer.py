@@ -13,6 +13,7 @@ from google.api import httpbody_pb2
 from antiphon.codes import pack_codes
 from antiphon.v1 import audio_pb2, codec_pb2, codec_pb2_grpc
 from services.codec import requests
+from services.codec.compression import Compression
 from services.codec.engine import CodecEngine
 from services.models.audio import AudioError, to_pcm16, to_pcm_f32, to_wav
 from services.models.worker import WorkerFull
@@ -25,8 +26,9 @@ _PIECE_BYTES = 64 * 1024
 class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
     """CodecService over an engine."""
 
-    def __init__(self, engine: CodecEngine) -> None:
+    def __init__(self, engine: CodecEngine, compression: Compression) -> None:
         self._engine = engine
+        self._compression = compression
 
     async def ListModels(
         self, request: codec_pb2.CodecServiceListModelsRequest, context: Any
@@ -81,6 +83,14 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
 
     def StreamDecode(self, request_iterator: Any, context: Any) -> AsyncIterator[codec_pb2.StreamDecodeResponse]:
         raise Unimplemented("request", "StreamDecode is not served; use Decode")
+
+    async def CompressCodes(
+        self, request: codec_pb2.CompressCodesRequest, context: Any
+    ) -> codec_pb2.CompressCodesResponse:
+        return await self._compression.compress(request)
+
+    async def ExpandCodes(self, request: codec_pb2.ExpandCodesRequest, context: Any) -> codec_pb2.ExpandCodesResponse:
+        return await self._compression.expand(request)
 
 
 @contextlib.contextmanager

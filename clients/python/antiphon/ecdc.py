@@ -29,7 +29,7 @@ from antiphon.codes import pack_codes, unpack_codes
 from antiphon.results import EncodedAudio
 from antiphon.v1 import audio_pb2
 
-__all__ = ["EcdcFile", "EcdcSource", "read_ecdc", "write_ecdc"]
+__all__ = ["PUBLIC_FORMS", "EcdcFile", "EcdcForm", "EcdcSource", "read_ecdc", "write_ecdc"]
 
 EcdcSource = bytes | str | os.PathLike[str] | BinaryIO
 """The bytes of a file, its path, or the file, opened for reading."""
@@ -42,7 +42,7 @@ _MAX_SAMPLES = 1 << 40
 
 
 @dataclass(frozen=True)
-class _Form:
+class EcdcForm:
     """How a model's codes lie in a file."""
 
     sample_rate_hz: int
@@ -69,14 +69,18 @@ class _Form:
         """The same, as `encodec` computes it: by rounding, one too many for one whole length in twenty."""
         return math.ceil(samples / self.sample_rate_hz * self.frame_rate_hz)
 
+    def frames_to_store(self, samples: int) -> int:
+        """Frames that a file has for such a segment: no fewer than either of the two."""
+        return max(self.frames(samples), self.frames_that_encodec_reads(samples))
+
     def segment_bytes(self, frames: int, codebooks: int) -> int:
         scale = _SCALE.size if self.is_normalising else 0
         return scale + (frames * codebooks * self.bits_per_code + 7) // 8
 
 
-_PUBLIC = {
-    "encodec_24khz": _Form(24_000, 1, 75, 10),
-    "encodec_48khz": _Form(48_000, 2, 150, 10, 48_000, 47_520, is_normalising=True),
+PUBLIC_FORMS = {
+    "encodec_24khz": EcdcForm(24_000, 1, 75, 10),
+    "encodec_48khz": EcdcForm(48_000, 2, 150, 10, 48_000, 47_520, is_normalising=True),
 }
 
 
@@ -97,7 +101,7 @@ class EcdcFile:
     codebook_count: int
     is_entropy_coded: bool
     payload: bytes
-    form: _Form
+    form: EcdcForm
     served_model: str = ""
 
     @classmethod
@@ -120,7 +124,7 @@ class EcdcFile:
             codes = encoded.codes[:, first : first + frames]
             if form.is_normalising:
                 parts.append(_SCALE.pack(encoded.scales[first]))
-            if name in _PUBLIC and (missing := form.frames_that_encodec_reads(samples) - frames) > 0:
+            if name in PUBLIC_FORMS and (missing := form.frames_to_store(samples) - frames):
                 # `encodec` cuts its audio to the file's number of samples, so the frame itself is not heard.
                 codes = np.pad(codes, ((0, 0), (0, missing)), mode="edge")
             parts.append(pack_codes(codes, form.bits_per_code).data)
@@ -155,7 +159,7 @@ class EcdcFile:
         codebooks = _whole(meta, "nc", 1, _MAX_CODEBOOKS)
         extra = meta.get("antiphon", {})
         served = extra.get("model", "") if isinstance(extra, dict) else ""
-        form = _PUBLIC.get(meta["m"]) or _form_in(extra, meta["m"])
+        form = PUBLIC_FORMS.get(meta["m"]) or _form_in(extra, meta["m"])
         return cls(
             meta["m"], samples, codebooks, meta["lm"], data[end:], form, served if isinstance(served, str) else ""
         )
@@ -262,19 +266,19 @@ def _bytes(source: EcdcSource) -> bytes:
 
 
 def _served_name(model: str) -> str:
-    return f"facebook/{model}" if model in _PUBLIC else model
+    return f"facebook/{model}" if model in PUBLIC_FORMS else model
 
 
-def _form_of(encoded: EncodedAudio) -> tuple[str, _Form]:
+def _form_of(encoded: EncodedAudio) -> tuple[str, EcdcForm]:
     name = encoded.model.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    known = _PUBLIC.get(name)
+    known = PUBLIC_FORMS.get(name)
     facts = (encoded.sample_rate_hz, encoded.channel_count, encoded.bits_per_code, bool(encoded.scales))
     if known and facts == (known.sample_rate_hz, known.channel_count, known.bits_per_code, known.is_normalising):
         return name, known
     rate = encoded.bandwidth_kbps * 1000 / (encoded.bits_per_code * encoded.codes.shape[0])
-    form = _Form(encoded.sample_rate_hz, encoded.channel_count, rate, encoded.bits_per_code)
+    form = EcdcForm(encoded.sample_rate_hz, encoded.channel_count, rate, encoded.bits_per_code)
     if encoded.scales:
-        form = _PUBLIC["encodec_48khz"]
+        form = PUBLIC_FORMS["encodec_48khz"]
         if facts[:3] != (form.sample_rate_hz, form.channel_count, form.bits_per_code):
             raise ValueError("scales: only models of the form of EnCodec 48 kHz have a place for them in .ecdc")
     elif not rate:
@@ -283,7 +287,7 @@ def _form_of(encoded: EncodedAudio) -> tuple[str, _Form]:
     return (f"antiphon/{name}" if known else encoded.model), form
 
 
-def _form_in(extra: object, model: str) -> _Form:
+def _form_in(extra: object, model: str) -> EcdcForm:
     if not isinstance(extra, dict):
         raise ValueError(f".ecdc header: the model {model} is not known, and nothing is said of it")
     rate = extra.get("frame_rate_hz")
@@ -297,7 +301,7 @@ def _form_in(extra: object, model: str) -> _Form:
     bits = _whole(extra, "bits_per_code", 1, 16)
     is_normalising = extra.get("is_normalising") is True
     channels = _whole(extra, "channel_count", 1, 64)
-    return _Form(sample_rate, channels, rate, bits, segment, stride, is_normalising)
+    return EcdcForm(sample_rate, channels, rate, bits, segment, stride, is_normalising)
 
 
 def _whole(meta: dict[str, Any], name: str, least: int, most: int) -> int:
