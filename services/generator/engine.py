@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from services.generator.requests import GenerationRequest
+from services.models.conditions import Conditioner, Prompt
 from services.models.loader import LoadedGenerator
 from services.models.patterns import Schedule
 from services.models.sampling import Sampling, sample
 from services.models.streaming import DecoderState, StreamingDecoder
-from services.models.transformer import StreamState, TransformerExecutor
+from services.models.transformer import TransformerExecutor, TransformerState
 
 CHUNK_FRAMES = (5, 5, 10, 15, 25)
 """Frames of the first chunks; the last size stays. Small at first for a quick start, then larger: fewer calls."""
@@ -35,7 +36,7 @@ class Sequence:
 
     request: GenerationRequest
     schedule: Schedule
-    state: StreamState
+    state: TransformerState
     codes: torch.Tensor
     tokens: torch.Tensor
     decoder: DecoderState = field(default_factory=DecoderState)
@@ -74,6 +75,7 @@ class GeneratorEngine:
     def __init__(self, loaded: LoadedGenerator) -> None:
         self.info = loaded.info
         self._executor = TransformerExecutor(loaded.lm)
+        self._conditioner = Conditioner(loaded.lm)
         self._decoder = StreamingDecoder(loaded.codec)
         self._patterns = loaded.lm.pattern_provider
 
@@ -98,7 +100,9 @@ class GeneratorEngine:
         return Sequence(
             request=request,
             schedule=schedule,
-            state=self._executor.begin(request.prompt, guided, schedule.step_count),
+            state=self._executor.begin(
+                self._conditioner.prepare([Prompt(request.prompt)], guided), schedule.step_count
+            ),
             codes=torch.zeros(books, request.frame_count, dtype=torch.long),
             tokens=torch.full((books,), self._executor.start_token),
         )
@@ -106,7 +110,7 @@ class GeneratorEngine:
     @torch.inference_mode()
     def step(self, sequences: Many[Sequence]) -> list[Output]:
         """Advance every sequence by one step; one output each, in order."""
-        tokens = torch.stack([sequence.tokens for sequence in sequences]).to(self._executor.device)
+        tokens = [sequence.tokens[None] for sequence in sequences]
         guidance = [sequence.request.sampling.cfg_coef for sequence in sequences]
         logits = self._executor.step([sequence.state for sequence in sequences], tokens, guidance)
         frames = np.stack([sequence.schedule.frames[sequence.steps] for sequence in sequences])

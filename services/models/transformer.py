@@ -17,28 +17,33 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
+from services.models.conditions import RowConditions
+from services.models.executor import UnsupportedModel, guide
+
 ROW_MULTIPLE = 4
 
 
-class UnsupportedModel(Exception):
-    """A configuration of ``LMModel`` that this executor does not run; the message says which."""
+@dataclass
+class RowState:
+    """The cache of one row.
+
+    Attributes:
+        keys, values: ``[layers, heads, length, head_dim]``.
+        cross: keys and values ``[layers, heads, T, head_dim]`` of each source, and its weight.
+        filled: positions that are in the cache, prepended ones included.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    cross: list[tuple[torch.Tensor, torch.Tensor, float]]
+    filled: int = 0
 
 
 @dataclass
-class StreamState:
-    """The cache of one stream. ``rows`` is 2 with guidance (conditional, unconditional), else 1.
+class TransformerState:
+    """The place of one stream."""
 
-    Attributes:
-        keys, values: ``[layers, rows, heads, length, head_dim]``.
-        text_keys, text_values: ``[layers, rows, heads, tokens, head_dim]``.
-        position: steps done.
-    """
-
-    rows: int
-    keys: torch.Tensor
-    values: torch.Tensor
-    text_keys: torch.Tensor
-    text_values: torch.Tensor
+    rows: list[RowState]
     position: int = 0
 
 
@@ -72,88 +77,108 @@ class TransformerExecutor:
         self.layers = [_layer(layer) for layer in lm.transformer.layers]
         self.device = lm.emb[0].weight.device
         self.start_token = lm.special_token_id
+        self.precision = "fp32"
 
     @torch.inference_mode()
-    def begin(self, text: str, guided: bool, length: int) -> StreamState:
-        """Prepare a stream of ``length`` steps. An unguided stream has one row."""
-        source = self._text(text, guided)
-        rows, tokens, dim = source.shape
-        head_dim = dim // self.heads
-        shape = (len(self.layers), rows, self.heads, length, head_dim)
-        text_keys: list[torch.Tensor] = []
-        text_values: list[torch.Tensor] = []
-        for layer in self.layers:
-            _, key_in, value_in = layer.cross_in.chunk(3)
-            _, key_bias, value_bias = (None, None, None) if layer.cross_bias is None else layer.cross_bias.chunk(3)
-            for target, weight, bias in ((text_keys, key_in, key_bias), (text_values, value_in, value_bias)):
-                projected = linear(source, weight, bias).view(rows, tokens, self.heads, head_dim)
-                target.append(projected.transpose(1, 2).contiguous())
-        return StreamState(
-            rows=rows,
-            keys=torch.empty(shape, device=self.device),
-            values=torch.empty(shape, device=self.device),
-            text_keys=torch.stack(text_keys),
-            text_values=torch.stack(text_values),
-        )
+    def begin(self, conditions: Sequence[RowConditions], length: int) -> TransformerState:
+        rows = []
+        for row in conditions:
+            whole = length + (0 if row.prepend is None else len(row.prepend))
+            shape = (len(self.layers), self.heads, whole, self.lm.dim // self.heads)
+            keys, values = torch.empty(shape, device=self.device), torch.empty(shape, device=self.device)
+            rows.append(RowState(keys, values, self._project(row)))
+        for state, row in zip(rows, conditions, strict=True):
+            if row.prepend is not None:
+                self._run([(state, row.prepend)])
+        return TransformerState(rows)
 
     @torch.inference_mode()
-    def step(self, states: Sequence[StreamState], tokens: torch.Tensor, guidance: Sequence[float]) -> torch.Tensor:
-        """Advance each stream by one step.
+    def recondition(self, state: TransformerState, conditions: Sequence[RowConditions]) -> None:
+        if len(conditions) != len(state.rows) or any(row.prepend is not None for row in conditions):
+            raise ValueError("conditions: other rows than at the beginning, or some that stand before the first token")
+        for row, new in zip(state.rows, conditions, strict=True):
+            row.cross = self._project(new)
 
-        Args:
-            states: the streams, each at its own position.
-            tokens: int64 ``[N, K]``, what the step before predicted (``start_token`` where it predicted nothing).
-            guidance: ``cfg_coef`` of each stream.
-
-        Returns:
-            Logits ``[N, K, card]``, guidance applied.
-        """
-        owners = [i for i, state in enumerate(states) for _ in range(state.rows)]
-        padding = -len(owners) % ROW_MULTIPLE
-        padded = owners + [0] * padding
-        rows = tokens[padded]
-        embedded = self.lm.emb[0](rows[:, 0])
-        for k in range(1, rows.shape[1]):
-            embedded = embedded + self.lm.emb[k](rows[:, k])
-        x = embedded + self._positions([states[i].position for i in padded], embedded.shape[-1])
-        for index, layer in enumerate(self.layers):
-            x = self._layer_step(index, layer, x, states, len(owners))
+    @torch.inference_mode()
+    def step(
+        self, states: Sequence[TransformerState], tokens: Sequence[torch.Tensor], guidance: Sequence[float]
+    ) -> torch.Tensor:
+        pieces, lasts, count = [], [], 0
+        for state, known in zip(states, tokens, strict=True):
+            books = known.to(self.device).T
+            embedded = self.lm.emb[0](books[0])
+            for embedding, book in zip(self.lm.emb[1:], books[1:], strict=True):
+                embedded = embedded + embedding(book)
+            for row in state.rows:
+                pieces.append((row, embedded))
+                count += len(known)
+                lasts.append(count - 1)
+            state.position += len(known)
+        x = self._run(pieces)
         if self.lm.out_norm is not None:
             x = _norm(self.lm.out_norm, x)
-        logits = torch.stack([head(x) for head in self.lm.linears], dim=1)[: len(owners)]
-        for state in states:
-            state.position += 1
-        return _guide(logits, states, guidance)
+        x = x[lasts + [0] * (-len(lasts) % ROW_MULTIPLE)]
+        logits = torch.stack([head(x) for head in self.lm.linears], dim=1)[: len(lasts)]
+        return guide(logits, [len(state.rows) for state in states], guidance)
+
+    def end(self, state: TransformerState) -> None:
+        state.rows.clear()
+
+    def _project(self, conditions: RowConditions) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Return the keys and values of each source in each layer."""
+        projected = []
+        for source, weight in conditions.cross:
+            tokens, dim = source.shape
+            parts: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+            for layer in self.layers:
+                for part, start in zip(parts, (dim, 2 * dim), strict=True):
+                    bias = None if layer.cross_bias is None else layer.cross_bias[start : start + dim]
+                    part.append(linear(source, layer.cross_in[start : start + dim], bias))
+            keys, values = (
+                torch.stack(part).view(len(self.layers), tokens, self.heads, -1).transpose(1, 2).contiguous()
+                for part in parts
+            )
+            projected.append((keys, values, weight))
+        return projected
+
+    def _run(self, pieces: Sequence[tuple[RowState, torch.Tensor]]) -> torch.Tensor:
+        """Take embeddings ``[S, dim]`` into each row; return the last layer's output of all, padded."""
+        owners, positions = [], []
+        for state, embedded in pieces:
+            for _ in embedded:
+                owners.append(state)
+                positions.append(state.filled)
+                state.filled += 1
+        padding = -len(owners) % ROW_MULTIPLE
+        x = torch.cat([embedded for _, embedded in pieces])
+        x = x + self._positions(positions, x.shape[-1])
+        x = torch.cat([x, x[:1].expand(padding, -1)])
+        for index, layer in enumerate(self.layers):
+            x = self._layer_step(index, layer, x, owners, positions)
+        return x
 
     def _layer_step(
-        self, index: int, layer: _Layer, x: torch.Tensor, states: Sequence[StreamState], count: int
+        self, index: int, layer: _Layer, x: torch.Tensor, owners: Sequence[RowState], positions: Sequence[int]
     ) -> torch.Tensor:
         total, dim = x.shape
         head_dim = dim // self.heads
         projected = linear(_norm(layer.norm1, x), layer.qkv, layer.qkv_bias).view(total, 3, self.heads, 1, head_dim)
         attended = torch.zeros_like(x)
-        row = 0
-        for state in states:
-            part = projected[row : row + state.rows]
-            end = state.position + 1
-            state.keys[index, :, :, end - 1 : end] = part[:, 1]
-            state.values[index, :, :, end - 1 : end] = part[:, 2]
-            keys, values = state.keys[index, :, :, :end], state.values[index, :, :, :end]
-            attended[row : row + state.rows] = scaled_dot_product_attention(part[:, 0], keys, values).reshape(-1, dim)
-            row += state.rows
+        for i, (row, position) in enumerate(zip(owners, positions, strict=True)):
+            row.keys[index, :, position] = projected[i, 1, :, 0]
+            row.values[index, :, position] = projected[i, 2, :, 0]
+            keys, values = row.keys[None, index, :, : position + 1], row.values[None, index, :, : position + 1]
+            attended[i] = scaled_dot_product_attention(projected[i : i + 1, 0], keys, values).reshape(dim)
         x = x + layer.out(attended)
         cross_bias = None if layer.cross_bias is None else layer.cross_bias[:dim]
         queries = linear(_norm(layer.norm_cross, x), layer.cross_in[:dim], cross_bias).view(
             total, self.heads, 1, head_dim
         )
         attended = torch.zeros_like(x)
-        row = 0
-        for state in states:
-            part = queries[row : row + state.rows]
-            result = scaled_dot_product_attention(part, state.text_keys[index], state.text_values[index])
-            attended[row : row + state.rows] = result.reshape(-1, dim)
-            row += state.rows
-        assert row == count
+        for i, row in enumerate(owners):
+            for keys, values, weight in row.cross:
+                result = scaled_dot_product_attention(queries[i : i + 1], keys[None, index], values[None, index])
+                attended[i] += weight * result.reshape(dim)
         x = x + layer.cross_out(attended)
         return torch.as_tensor(x + layer.linear2(self.activation(layer.linear1(_norm(layer.norm2, x)))))
 
@@ -164,31 +189,6 @@ class TransformerExecutor:
         index = torch.tensor(positions, device=self.device).view(-1, 1, 1)
         embedding = create_sin_embedding(index, dim, max_period=transformer.max_period)
         return torch.as_tensor(transformer.positional_scale * embedding[:, 0])
-
-    def _text(self, text: str, guided: bool) -> torch.Tensor:
-        """Return what the layers attend to, ``[rows, tokens, dim]``, by AudioCraft's own conditioners."""
-        from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, ConditioningAttributes
-
-        attributes = [ConditioningAttributes(text={"description": text or None})]
-        if guided:
-            attributes = attributes + ClassifierFreeGuidanceDropout(p=1.0)(attributes)
-        provider = self.lm.condition_provider
-        tensors = provider(provider.tokenize(attributes))
-        dummy = torch.zeros(len(attributes), 1, self.lm.dim, device=self.device)
-        _, source = self.lm.fuser(dummy, tensors)
-        return torch.as_tensor(source)
-
-
-def _guide(logits: torch.Tensor, states: Sequence[StreamState], guidance: Sequence[float]) -> torch.Tensor:
-    guided, row = [], 0
-    for state, coefficient in zip(states, guidance, strict=True):
-        conditional = logits[row]
-        if state.rows == 2:
-            unconditional = logits[row + 1]
-            conditional = unconditional + (conditional - unconditional) * coefficient
-        guided.append(conditional)
-        row += state.rows
-    return torch.stack(guided)
 
 
 def _norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from audiocraft.modules.conditioners import ConditioningAttributes
 
+from services.models.conditions import Conditioner, Prompt
+from services.models.executor import UnsupportedModel
 from services.models.patterns import Schedule
 from services.models.sampling import Sampling, sample
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import LM_CONFIG, build_lm
-from services.models.transformer import TransformerExecutor, UnsupportedModel
+from services.models.transformer import TransformerExecutor
 
 PROMPT = "a happy fast piano melody"
 
@@ -53,7 +55,8 @@ class Piece:
         self.sampling = sampling
         self.schedule = Schedule(executor.lm.pattern_provider, frame_count)
         guided = bool(prompt) and sampling.cfg_coef != 1.0
-        self.state = executor.begin(prompt, guided, self.schedule.step_count)
+        conditions = Conditioner(executor.lm).prepare([Prompt(prompt)], guided)
+        self.state = executor.begin(conditions, self.schedule.step_count)
         self.codes = torch.full((executor.lm.n_q, frame_count), -1)
         self.tokens = torch.full((executor.lm.n_q,), executor.start_token)
         self.logits: list[torch.Tensor] = []
@@ -65,7 +68,7 @@ class Piece:
 
 def advance(executor: TransformerExecutor, pieces: Sequence[Piece]) -> None:
     frames = np.stack([piece.schedule.frames[piece.state.position] for piece in pieces])
-    tokens = torch.stack([piece.tokens for piece in pieces])
+    tokens = [piece.tokens[None] for piece in pieces]
     logits = executor.step([piece.state for piece in pieces], tokens, [piece.sampling.cfg_coef for piece in pieces])
     drawn = sample(logits, [piece.sampling for piece in pieces], frames)
     for piece, row, due, scores in zip(pieces, drawn, torch.from_numpy(frames), logits, strict=True):
@@ -106,7 +109,7 @@ def test_an_empty_prompt_is_unconditional(lm: Any, executor: TransformerExecutor
     expected = lm.generate(None, nothing, max_gen_len=60, use_sampling=False, cfg_coef=3.0)[0]
     piece = generate(executor, "", Sampling(use_sampling=False, cfg_coef=3.0), 60)
     assert torch.equal(piece.codes, expected)
-    assert piece.state.rows == 1
+    assert len(piece.state.rows) == 1
 
 
 def test_the_prompt_and_the_guidance_matter(executor: TransformerExecutor) -> None:
