@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from audiocraft.models.encodec import HFEncodecCompressionModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
 
 from services.models.streaming import DecoderState, StreamingDecoder, UnsupportedCodec
@@ -57,9 +59,10 @@ def offline(codec: Any, codes: torch.Tensor) -> torch.Tensor:
 
 def in_pieces(decoder: StreamingDecoder, codes: torch.Tensor, sizes: Iterable[int]) -> torch.Tensor:
     state, pieces, begin = DecoderState(), [], 0
-    for size in sizes:
+    sizes = list(sizes)
+    for index, size in enumerate(sizes):
         end = begin + size
-        pieces.append(decoder.decode(state, codes[:, begin:end], final=end >= codes.shape[1]))
+        pieces.append(decoder.decode(state, codes[:, begin:end], final=index == len(sizes) - 1))
         begin = end
     assert begin >= codes.shape[1]
     return torch.cat([piece for piece in pieces if piece.numel()], dim=-1)
@@ -111,16 +114,21 @@ def test_no_codes_at_all_are_no_samples(codec: Any) -> None:
 def test_frames_wait_for_their_lookahead_and_no_longer(codec: Any) -> None:
     decoder, state = StreamingDecoder(codec), DecoderState()
     codes = random_codes(codec, 40)
+    made = 0
     for frame in range(30):
-        decoder.decode(state, codes[:, frame : frame + 1], final=False)
-    settled = (state.after if decoder.after else state.before).emitted
-    assert settled == 30 - decoder.lookahead_frames
+        made += decoder.decode(state, codes[:, frame : frame + 1], final=False).shape[-1]
+        there = frame + 1
+        if there < decoder.start_frames:
+            assert made == 0
+        else:
+            assert there - decoder.lookahead_frames <= made / decoder.hop <= there
 
 
 def kept_elements(state: DecoderState) -> int:
     """Elements in memory, counted by storage: a view of a large tensor keeps all of it."""
-    tensors = [state.before.buffer, state.after.buffer, *(state.lstm or ())]
-    return sum(t.untyped_storage().nbytes() // t.element_size() for t in tensors if t is not None)
+    assert state.place is not None
+    tensors = [tensor for place in state.place.flat() for tensor in place.tensors]
+    return sum(t.untyped_storage().nbytes() // t.element_size() for t in tensors)
 
 
 def test_the_state_does_not_grow(codec: Any) -> None:
@@ -131,6 +139,36 @@ def test_the_state_does_not_grow(codec: Any) -> None:
         decoder.decode(state, codes[:, frame : frame + 1], final=False)
         kept.append(kept_elements(state))
     assert kept[40] == kept[80] == kept[119]
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_any_cut_is_the_offline_result(codec: Any, sizes: list[int]) -> None:
+    total = max(1, sum(sizes))
+    check(codec, random_codes(codec, total), [*sizes, total - sum(sizes)])
+
+
+def test_neighbours_change_nothing(codec: Any) -> None:
+    """Streams of several lengths and starts, advanced together, give each the bits that it gets alone."""
+    decoder = StreamingDecoder(codec)
+    pieces = [random_codes(codec, length) for length in (14, 17, 17, 20)]
+    expected = [in_pieces(decoder, codes, [1] * codes.shape[1]) for codes in pieces]
+    states, positions = [DecoderState() for _ in pieces], [0, 0, -2, -5]
+    made: list[list[torch.Tensor]] = [[] for _ in pieces]
+    while any(position < codes.shape[1] for position, codes in zip(positions, pieces, strict=True)):
+        live = [i for i, codes in enumerate(pieces) if 0 <= positions[i] < codes.shape[1]]
+        blocks = [pieces[i][:, positions[i] : positions[i] + 1] for i in live]
+        finals = [positions[i] + 1 == pieces[i].shape[1] for i in live]
+        for i, samples in zip(live, decoder.decode_many([states[i] for i in live], blocks, finals), strict=True):
+            made[i].append(samples)
+        positions = [position + 1 for position in positions]
+    for samples, parts in zip(expected, made, strict=True):
+        assert torch.equal(torch.cat(parts, dim=1), samples)
 
 
 def test_streams_do_not_disturb_each_other(codec: Any) -> None:

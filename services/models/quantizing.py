@@ -1,0 +1,65 @@
+"""Residual vector quantisation (EnCodec, arXiv 2210.13438) over the codebooks of either library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from services.models.layers import UnsupportedCodec
+from services.models.packed import PackedLinear
+
+
+class Quantizer:
+    """Vectors to codes and back, any number of codebooks a call.
+
+    The nearest entry e of a vector x is the one with the largest ``2 x e - e e``: the libraries' distance without the
+    term that all entries share. Codes are theirs except where two entries are equally near up to float rounding.
+    """
+
+    def __init__(self, books: list[torch.Tensor]) -> None:
+        self._books = [book.detach().float().contiguous() for book in books]
+        self._scores = [PackedLinear(2 * book, -book.pow(2).sum(1)) for book in self._books]
+
+    @property
+    def codebook_count(self) -> int:
+        return len(self._books)
+
+    @property
+    def codebook_size(self) -> int:
+        return int(self._books[0].shape[0])
+
+    def encode(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
+        """Return codes ``[B, K, T]`` in the first ``count`` codebooks of vectors ``[B, T, D]``."""
+        batch, steps, width = vectors.shape
+        rest = vectors.reshape(batch * steps, width)
+        codes = []
+        for book, scores in zip(self._books[:count], self._scores, strict=False):
+            code = scores(rest).argmax(dim=1)
+            rest = rest - functional.embedding(code, book)
+            codes.append(code.view(batch, steps))
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return vectors ``[B, T, D]`` of codes ``[B, K, T]``; K may be less than all codebooks."""
+        total = functional.embedding(codes[:, 0], self._books[0])
+        for index in range(1, codes.shape[1]):
+            total = total + functional.embedding(codes[:, index], self._books[index])
+        return total
+
+
+def quantizer_of(codec: Any) -> Quantizer:
+    """Return the quantizer of AudioCraft's ``EncodecModel`` or transformers'. Raises `UnsupportedCodec`."""
+    from audiocraft.quantization import ResidualVectorQuantizer
+    from transformers.models.encodec.modeling_encodec import EncodecResidualVectorQuantizer
+
+    quantizer = codec.quantizer
+    if isinstance(quantizer, EncodecResidualVectorQuantizer):
+        return Quantizer([layer.codebook.embed for layer in quantizer.layers])
+    if isinstance(quantizer, ResidualVectorQuantizer):
+        if all(isinstance(layer.project_in, nn.Identity) for layer in quantizer.vq.layers):
+            return Quantizer([layer.codebook for layer in quantizer.vq.layers])
+        raise UnsupportedCodec("codec: its codebooks have another width than its network")
+    raise UnsupportedCodec(f"codec: a quantizer of type {type(quantizer).__name__}")

@@ -1,0 +1,109 @@
+"""Codecs of the hub's shapes with seeded random weights, in the layouts that the hub has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from audiocraft.models.encodec import HFEncodecCompressionModel
+from transformers import EncodecConfig, EncodecModel
+
+from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec, save
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "encodec_24khz": {},
+    "encodec_32khz": {
+        "sampling_rate": 32_000,
+        "num_filters": 64,
+        "upsampling_ratios": [8, 5, 4, 4],
+        "use_causal_conv": False,
+        "use_conv_shortcut": False,
+        "codebook_size": 2048,
+        "target_bandwidths": [2.2],
+    },
+    "encodec_48khz": {
+        "sampling_rate": 48_000,
+        "audio_channels": 2,
+        "normalize": True,
+        "chunk_length_s": 1.0,
+        "overlap": 0.01,
+        "norm_type": "time_group_norm",
+        "use_causal_conv": False,
+        "target_bandwidths": [3.0, 6.0, 12.0, 24.0],
+    },
+}
+"""What differs from transformers' default configuration, as on the hub."""
+
+_LSTM = CODEC_CONFIG.replace("lstm: 0", "lstm: 2").replace("pad_mode: constant", "pad_mode: reflect")
+_CENTRED = _LSTM.replace("causal: true", "causal: false")
+AUDIOCRAFT: dict[str, str] = {
+    "embedded": CODEC_CONFIG,
+    "encodec_16khz": _CENTRED.replace("sample_rate: 32000", "sample_rate: 16000")
+    .replace("ratios: [8, 5, 4, 4]", "ratios: [8, 5, 4, 2]")
+    .replace("bins: 512", "bins: 2048"),
+    "encodec_24khz": _LSTM.replace("sample_rate: 32000", "sample_rate: 24000")
+    .replace("ratios: [8, 5, 4, 4]", "ratios: [8, 5, 4, 2]")
+    .replace("true_skip: true", "true_skip: false"),
+    "encodec_32khz": _CENTRED.replace("bins: 512", "bins: 2048"),
+}
+"""AudioCraft's configurations: the layers, ratios and paddings of the hub's models, with `filters` at will."""
+
+
+def transformers_codec(name: str, filters: int | None = None, seed: int = 0) -> Any:
+    """Return transformers' ``EncodecModel`` of a shape; with fewer filters than the hub's, if given."""
+    changes = dict(TRANSFORMERS[name])
+    if filters:
+        changes["num_filters"] = filters
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = EncodecModel(EncodecConfig(**changes)).eval()
+        _fit_codebooks([layer.codebook.embed for layer in model.quantizer.layers], _spread(model))
+    return model
+
+
+def audiocraft_codec(name: str, filters: int = 8, seed: int = 0) -> Any:
+    """Return AudioCraft's ``EncodecModel`` of a shape."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_codec(AUDIOCRAFT[name].replace("n_filters: 16", f"n_filters: {filters}")).eval()
+        _fit_codebooks([layer.codebook for layer in model.quantizer.vq.layers], _spread(model))
+    return model
+
+
+def wrapped(model: Any) -> Any:
+    """Return transformers' model as AudioCraft wraps it, all codebooks in use."""
+    return HFEncodecCompressionModel(model).eval()
+
+
+def save_audiocraft(folder: Path, name: str, filters: int = 8, seed: int = 0) -> Path:
+    """Write a checkpoint in AudioCraft's layout."""
+    config = AUDIOCRAFT[name].replace("n_filters: 16", f"n_filters: {filters}")
+    save(folder / "compression_state_dict.bin", config, audiocraft_codec(name, filters, seed).state_dict())
+    return folder
+
+
+def save_transformers(folder: Path, name: str, filters: int | None = None, seed: int = 0) -> Path:
+    """Write a checkpoint in transformers' layout."""
+    transformers_codec(name, filters, seed).save_pretrained(folder)
+    return folder
+
+
+def noise(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> torch.Tensor:
+    """Return ``[C, T]`` of noise whose loudness changes."""
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, round(seconds * rate))
+    swell = 0.2 + 0.15 * torch.sin(torch.arange(count) / rate * 7.0)
+    return torch.randn(channels, count, generator=generator) * swell
+
+
+@torch.no_grad()
+def _spread(model: Any) -> float:
+    channels = int(getattr(model, "channels", 0) or model.config.audio_channels)
+    return float(model.encoder(noise(0.3, 24_000, channels)[None]).std())
+
+
+def _fit_codebooks(books: list[torch.Tensor], spread: float) -> None:
+    """Fill codebooks with entries of the encoder's scale: untrained, its output would reach but a few of them."""
+    for index, book in enumerate(books):
+        book.data.copy_(torch.randn(book.shape) * spread * 0.8**index)
