@@ -198,7 +198,11 @@ class Pointwise:
         if not inputs.shape[1]:
             return inputs
         # Stream by stream: the last few numbers of a call go through other, differently rounded, arithmetic.
-        return torch.cat([self._module(row) for row in torch.split(inputs, 1)]) if len(inputs) > 1 else self._module(inputs)
+        return (
+            torch.cat([self._module(row) for row in torch.split(inputs, 1)])
+            if len(inputs) > 1
+            else self._module(inputs)
+        )
 
 
 class Residual:
