@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from antiphon.v1 import audio_pb2 as antiphon_dot_v1_dot_audio__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ntiphon/v1/codec.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x1f\n\x1d\x43odecServiceListModelsRequest\"H\n\x1e\x43odecServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\"\xb2\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x03 \x01(\x01\x12\x16\n\x0e\x63odebook_count\x18\x04 \x01(\x05\x12%\n\x07quality\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x16\n\x0einclude_values\x18\x06 \x01(\x08\" \n\x0e\x43odebookValues\x12\x0e\n\x06values\x18\x01 \x03(\x05\"\xcc\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x05 \x01(\x01\x12+\n\x06values\x18\x06 \x03(\x0b\x32\x1b.antiphon.v1.CodebookValues\"\xdb\x01\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12/\n\routput_format\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Decoder\x12%\n\x07quality\x18\x06 \x01(\x0e\x32\x14.antiphon.v1.Quality\"_\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05\x61udio\x18\x01 \x01(\x0c\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\"\xbe\x01\n\x11\x44\x65\x63odeFileRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12+\n\x06values\x18\x03 \x03(\x0b\x32\x1b.antiphon.v1.CodebookValues\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\x12/\n\routput_format\x18\x05 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\"\xa4\x01\n\x12StreamEncodeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x03 \x01(\x01\x12\x16\n\x0e\x63odebook_count\x18\x04 \x01(\x05\x12%\n\x07quality\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Quality\"}\n\x13StreamEncodeRequest\x12\x31\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1f.antiphon.v1.StreamEncodeConfigH\x00\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x42\t\n\x07request\"\xad\x01\n\x14StreamEncodeResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.EncodeResponseH\x00\x12(\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.antiphon.v1.EncodeResponseH\x00\x42\n\n\x08response\"\xb8\x01\n\x12StreamDecodeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\routput_format\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x03 \x01(\x0e\x32\x14.antiphon.v1.Decoder\x12%\n\x07quality\x18\x04 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\"}\n\x13StreamDecodeRequest\x12\x31\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1f.antiphon.v1.StreamDecodeConfigH\x00\x12(\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x42\t\n\x07request\"h\n\x14StreamDecodeResponse\x12&\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.AudioChunk\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\"c\n\x14\x43ompressCodesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\"4\n\x15\x43ompressCodesResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x12\x45xpandCodesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63odebook_count\x18\x03 \x01(\x05\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\"\xa4\x01\n\x13\x45xpandCodesResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x05 \x01(\x01*Y\n\x07\x44\x65\x63oder\x12\x17\n\x13\x44\x45\x43ODER_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45\x43ODER_ENCODEC\x10\x01\x12 \n\x1c\x44\x45\x43ODER_MULTI_BAND_DIFFUSION\x10\x02*]\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x11\n\rQUALITY_DRAFT\x10\x01\x12\x14\n\x10QUALITY_STANDARD\x10\x02\x12\x10\n\x0cQUALITY_HIGH\x10\x03\x32\xfa\x05\n\x0c\x43odecService\x12\x7f\n\nListModels\x12*.antiphon.v1.CodecServiceListModelsRequest\x1a+.antiphon.v1.CodecServiceListModelsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/codec/models\x12Y\n\x06\x45ncode\x12\x1a.antiphon.v1.EncodeRequest\x1a\x1b.antiphon.v1.EncodeResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x07/encode:\x05\x61udio\x12X\n\x06\x44\x65\x63ode\x12\x1a.antiphon.v1.DecodeRequest\x1a\x1b.antiphon.v1.DecodeResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/decode:\x01*\x12X\n\nDecodeFile\x12\x1e.antiphon.v1.DecodeFileRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\"\x07/decode:\x01*0\x01\x12W\n\x0cStreamEncode\x12 .antiphon.v1.StreamEncodeRequest\x1a!.antiphon.v1.StreamEncodeResponse(\x01\x30\x01\x12W\n\x0cStreamDecode\x12 .antiphon.v1.StreamDecodeRequest\x1a!.antiphon.v1.StreamDecodeResponse(\x01\x30\x01\x12V\n\rCompressCodes\x12!.antiphon.v1.CompressCodesRequest\x1a\".antiphon.v1.CompressCodesResponse\x12P\n\x0b\x45xpandCodes\x12\x1f.antiphon.v1.ExpandCodesRequest\x1a .antiphon.v1.ExpandCodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ntiphon/v1/codec.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\"\x1f\n\x1d\x43odecServiceListModelsRequest\"p\n\x1e\x43odecServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\x12&\n\x06\x63odecs\x18\x02 \x03(\x0b\x32\x16.antiphon.v1.CodecInfo\"\x89\x03\n\tCodecInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11samples_per_frame\x18\x02 \x01(\x05\x12\x1c\n\x14usual_codebook_count\x18\x03 \x01(\x05\x12&\n\x08\x64\x65\x63oders\x18\x04 \x03(\x0e\x32\x14.antiphon.v1.Decoder\x12\x15\n\ris_streamable\x18\x05 \x01(\x08\x12\x31\n\x0e\x65ncode_latency\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x64\x65\x63ode_latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x65ncode_start\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x64\x65\x63ode_start\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0esegment_frames\x18\n \x01(\x05\x12\x16\n\x0esegment_stride\x18\x0b \x01(\x05\"\xb2\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x03 \x01(\x01\x12\x16\n\x0e\x63odebook_count\x18\x04 \x01(\x05\x12%\n\x07quality\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x16\n\x0einclude_values\x18\x06 \x01(\x08\" \n\x0e\x43odebookValues\x12\x0e\n\x06values\x18\x01 \x03(\x05\"\xf3\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x05 \x01(\x01\x12+\n\x06values\x18\x06 \x03(\x0b\x32\x1b.antiphon.v1.CodebookValues\x12%\n\x07\x64\x65\x63oder\x18\x07 \x01(\x0e\x32\x14.antiphon.v1.Decoder\"\xe9\x01\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12/\n\routput_format\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Decoder\x12%\n\x07quality\x18\x06 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x0c\n\x04seed\x18\x07 \x01(\x04\"\x86\x01\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05\x61udio\x18\x01 \x01(\x0c\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12%\n\x07\x64\x65\x63oder\x18\x04 \x01(\x0e\x32\x14.antiphon.v1.Decoder\"\x9a\x02\n\x11\x44\x65\x63odeFileRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12+\n\x06values\x18\x03 \x03(\x0b\x32\x1b.antiphon.v1.CodebookValues\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\x12/\n\routput_format\x18\x05 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x06 \x01(\x0e\x32\x14.antiphon.v1.Decoder\x12%\n\x07quality\x18\x07 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x0c\n\x04seed\x18\x08 \x01(\x04\"\xa4\x01\n\x12StreamEncodeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x03 \x01(\x01\x12\x16\n\x0e\x63odebook_count\x18\x04 \x01(\x05\x12%\n\x07quality\x18\x05 \x01(\x0e\x32\x14.antiphon.v1.Quality\"}\n\x13StreamEncodeRequest\x12\x31\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1f.antiphon.v1.StreamEncodeConfigH\x00\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x42\t\n\x07request\"\xad\x01\n\x14StreamEncodeResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.EncodeResponseH\x00\x12(\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.antiphon.v1.EncodeResponseH\x00\x42\n\n\x08response\"\xb8\x01\n\x12StreamDecodeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\routput_format\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x03 \x01(\x0e\x32\x14.antiphon.v1.Decoder\x12%\n\x07quality\x18\x04 \x01(\x0e\x32\x14.antiphon.v1.Quality\x12\x14\n\x0csample_count\x18\x05 \x01(\x04\"}\n\x13StreamDecodeRequest\x12\x31\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1f.antiphon.v1.StreamDecodeConfigH\x00\x12(\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x42\t\n\x07request\"\x8f\x01\n\x14StreamDecodeResponse\x12&\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.AudioChunk\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12%\n\x07\x64\x65\x63oder\x18\x03 \x01(\x0e\x32\x14.antiphon.v1.Decoder\"c\n\x14\x43ompressCodesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\"4\n\x15\x43ompressCodesResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x12\x45xpandCodesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63odebook_count\x18\x03 \x01(\x05\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\"\xa4\x01\n\x13\x45xpandCodesResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x05\x63odes\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06\x66ormat\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\x0e\x62\x61ndwidth_kbps\x18\x05 \x01(\x01*Y\n\x07\x44\x65\x63oder\x12\x17\n\x13\x44\x45\x43ODER_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45\x43ODER_ENCODEC\x10\x01\x12 \n\x1c\x44\x45\x43ODER_MULTI_BAND_DIFFUSION\x10\x02*]\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x11\n\rQUALITY_DRAFT\x10\x01\x12\x14\n\x10QUALITY_STANDARD\x10\x02\x12\x10\n\x0cQUALITY_HIGH\x10\x03\x32\xfa\x05\n\x0c\x43odecService\x12\x7f\n\nListModels\x12*.antiphon.v1.CodecServiceListModelsRequest\x1a+.antiphon.v1.CodecServiceListModelsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/codec/models\x12Y\n\x06\x45ncode\x12\x1a.antiphon.v1.EncodeRequest\x1a\x1b.antiphon.v1.EncodeResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x07/encode:\x05\x61udio\x12X\n\x06\x44\x65\x63ode\x12\x1a.antiphon.v1.DecodeRequest\x1a\x1b.antiphon.v1.DecodeResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/decode:\x01*\x12X\n\nDecodeFile\x12\x1e.antiphon.v1.DecodeFileRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\"\x07/decode:\x01*0\x01\x12W\n\x0cStreamEncode\x12 .antiphon.v1.StreamEncodeRequest\x1a!.antiphon.v1.StreamEncodeResponse(\x01\x30\x01\x12W\n\x0cStreamDecode\x12 .antiphon.v1.StreamDecodeRequest\x1a!.antiphon.v1.StreamDecodeResponse(\x01\x30\x01\x12V\n\rCompressCodes\x12!.antiphon.v1.CompressCodesRequest\x1a\".antiphon.v1.CompressCodesResponse\x12P\n\x0b\x45xpandCodes\x12\x1f.antiphon.v1.ExpandCodesRequest\x1a .antiphon.v1.ExpandCodesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,46 +43,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CODECSERVICE'].methods_by_name['Decode']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/decode:\001*'
   _globals['_CODECSERVICE'].methods_by_name['DecodeFile']._loaded_options = None
   _globals['_CODECSERVICE'].methods_by_name['DecodeFile']._serialized_options = b'\202\323\344\223\002\014\"\007/decode:\001*'
-  _globals['_DECODER']._serialized_start=2472
-  _globals['_DECODER']._serialized_end=2561
-  _globals['_QUALITY']._serialized_start=2563
-  _globals['_QUALITY']._serialized_end=2656
-  _globals['_CODECSERVICELISTMODELSREQUEST']._serialized_start=122
-  _globals['_CODECSERVICELISTMODELSREQUEST']._serialized_end=153
-  _globals['_CODECSERVICELISTMODELSRESPONSE']._serialized_start=155
-  _globals['_CODECSERVICELISTMODELSRESPONSE']._serialized_end=227
-  _globals['_ENCODEREQUEST']._serialized_start=230
-  _globals['_ENCODEREQUEST']._serialized_end=408
-  _globals['_CODEBOOKVALUES']._serialized_start=410
-  _globals['_CODEBOOKVALUES']._serialized_end=442
-  _globals['_ENCODERESPONSE']._serialized_start=445
-  _globals['_ENCODERESPONSE']._serialized_end=649
-  _globals['_DECODEREQUEST']._serialized_start=652
-  _globals['_DECODEREQUEST']._serialized_end=871
-  _globals['_DECODERESPONSE']._serialized_start=873
-  _globals['_DECODERESPONSE']._serialized_end=968
-  _globals['_DECODEFILEREQUEST']._serialized_start=971
-  _globals['_DECODEFILEREQUEST']._serialized_end=1161
-  _globals['_STREAMENCODECONFIG']._serialized_start=1164
-  _globals['_STREAMENCODECONFIG']._serialized_end=1328
-  _globals['_STREAMENCODEREQUEST']._serialized_start=1330
-  _globals['_STREAMENCODEREQUEST']._serialized_end=1455
-  _globals['_STREAMENCODERESPONSE']._serialized_start=1458
-  _globals['_STREAMENCODERESPONSE']._serialized_end=1631
-  _globals['_STREAMDECODECONFIG']._serialized_start=1634
-  _globals['_STREAMDECODECONFIG']._serialized_end=1818
-  _globals['_STREAMDECODEREQUEST']._serialized_start=1820
-  _globals['_STREAMDECODEREQUEST']._serialized_end=1945
-  _globals['_STREAMDECODERESPONSE']._serialized_start=1947
-  _globals['_STREAMDECODERESPONSE']._serialized_end=2051
-  _globals['_COMPRESSCODESREQUEST']._serialized_start=2053
-  _globals['_COMPRESSCODESREQUEST']._serialized_end=2152
-  _globals['_COMPRESSCODESRESPONSE']._serialized_start=2154
-  _globals['_COMPRESSCODESRESPONSE']._serialized_end=2206
-  _globals['_EXPANDCODESREQUEST']._serialized_start=2208
-  _globals['_EXPANDCODESREQUEST']._serialized_end=2303
-  _globals['_EXPANDCODESRESPONSE']._serialized_start=2306
-  _globals['_EXPANDCODESRESPONSE']._serialized_end=2470
-  _globals['_CODECSERVICE']._serialized_start=2659
-  _globals['_CODECSERVICE']._serialized_end=3421
+  _globals['_DECODER']._serialized_start=3165
+  _globals['_DECODER']._serialized_end=3254
+  _globals['_QUALITY']._serialized_start=3256
+  _globals['_QUALITY']._serialized_end=3349
+  _globals['_CODECSERVICELISTMODELSREQUEST']._serialized_start=154
+  _globals['_CODECSERVICELISTMODELSREQUEST']._serialized_end=185
+  _globals['_CODECSERVICELISTMODELSRESPONSE']._serialized_start=187
+  _globals['_CODECSERVICELISTMODELSRESPONSE']._serialized_end=299
+  _globals['_CODECINFO']._serialized_start=302
+  _globals['_CODECINFO']._serialized_end=695
+  _globals['_ENCODEREQUEST']._serialized_start=698
+  _globals['_ENCODEREQUEST']._serialized_end=876
+  _globals['_CODEBOOKVALUES']._serialized_start=878
+  _globals['_CODEBOOKVALUES']._serialized_end=910
+  _globals['_ENCODERESPONSE']._serialized_start=913
+  _globals['_ENCODERESPONSE']._serialized_end=1156
+  _globals['_DECODEREQUEST']._serialized_start=1159
+  _globals['_DECODEREQUEST']._serialized_end=1392
+  _globals['_DECODERESPONSE']._serialized_start=1395
+  _globals['_DECODERESPONSE']._serialized_end=1529
+  _globals['_DECODEFILEREQUEST']._serialized_start=1532
+  _globals['_DECODEFILEREQUEST']._serialized_end=1814
+  _globals['_STREAMENCODECONFIG']._serialized_start=1817
+  _globals['_STREAMENCODECONFIG']._serialized_end=1981
+  _globals['_STREAMENCODEREQUEST']._serialized_start=1983
+  _globals['_STREAMENCODEREQUEST']._serialized_end=2108
+  _globals['_STREAMENCODERESPONSE']._serialized_start=2111
+  _globals['_STREAMENCODERESPONSE']._serialized_end=2284
+  _globals['_STREAMDECODECONFIG']._serialized_start=2287
+  _globals['_STREAMDECODECONFIG']._serialized_end=2471
+  _globals['_STREAMDECODEREQUEST']._serialized_start=2473
+  _globals['_STREAMDECODEREQUEST']._serialized_end=2598
+  _globals['_STREAMDECODERESPONSE']._serialized_start=2601
+  _globals['_STREAMDECODERESPONSE']._serialized_end=2744
+  _globals['_COMPRESSCODESREQUEST']._serialized_start=2746
+  _globals['_COMPRESSCODESREQUEST']._serialized_end=2845
+  _globals['_COMPRESSCODESRESPONSE']._serialized_start=2847
+  _globals['_COMPRESSCODESRESPONSE']._serialized_end=2899
+  _globals['_EXPANDCODESREQUEST']._serialized_start=2901
+  _globals['_EXPANDCODESREQUEST']._serialized_end=2996
+  _globals['_EXPANDCODESRESPONSE']._serialized_start=2999
+  _globals['_EXPANDCODESRESPONSE']._serialized_end=3163
+  _globals['_CODECSERVICE']._serialized_start=3352
+  _globals['_CODECSERVICE']._serialized_end=4114
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,9 @@
+import datetime
+
 from antiphon.v1 import audio_pb2 as _audio_pb2
 from google.api import annotations_pb2 as _annotations_pb2
 from google.api import httpbody_pb2 as _httpbody_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -35,10 +38,38 @@ class CodecServiceListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class CodecServiceListModelsResponse(_message.Message):
-    __slots__ = ("models",)
+    __slots__ = ("models", "codecs")
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[_audio_pb2.ModelInfo]
-    def __init__(self, models: _Optional[_Iterable[_Union[_audio_pb2.ModelInfo, _Mapping]]] = ...) -> None: ...
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecInfo]
+    def __init__(self, models: _Optional[_Iterable[_Union[_audio_pb2.ModelInfo, _Mapping]]] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ...) -> None: ...
+
+class CodecInfo(_message.Message):
+    __slots__ = ("name", "samples_per_frame", "usual_codebook_count", "decoders", "is_streamable", "encode_latency", "decode_latency", "encode_start", "decode_start", "segment_frames", "segment_stride")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    USUAL_CODEBOOK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DECODERS_FIELD_NUMBER: _ClassVar[int]
+    IS_STREAMABLE_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_LATENCY_FIELD_NUMBER: _ClassVar[int]
+    DECODE_LATENCY_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_START_FIELD_NUMBER: _ClassVar[int]
+    DECODE_START_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    samples_per_frame: int
+    usual_codebook_count: int
+    decoders: _containers.RepeatedScalarFieldContainer[Decoder]
+    is_streamable: bool
+    encode_latency: _duration_pb2.Duration
+    decode_latency: _duration_pb2.Duration
+    encode_start: _duration_pb2.Duration
+    decode_start: _duration_pb2.Duration
+    segment_frames: int
+    segment_stride: int
+    def __init__(self, name: _Optional[str] = ..., samples_per_frame: _Optional[int] = ..., usual_codebook_count: _Optional[int] = ..., decoders: _Optional[_Iterable[_Union[Decoder, str]]] = ..., is_streamable: _Optional[bool] = ..., encode_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., encode_start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., segment_frames: _Optional[int] = ..., segment_stride: _Optional[int] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("model", "audio", "bandwidth_kbps", "codebook_count", "quality", "include_values")
@@ -63,60 +94,72 @@ class CodebookValues(_message.Message):
     def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("model", "codes", "sample_count", "format", "bandwidth_kbps", "values")
+    __slots__ = ("model", "codes", "sample_count", "format", "bandwidth_kbps", "values", "decoder")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     BANDWIDTH_KBPS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     model: str
     codes: _audio_pb2.CodeFrames
     sample_count: int
     format: _audio_pb2.AudioFormat
     bandwidth_kbps: float
     values: _containers.RepeatedCompositeFieldContainer[CodebookValues]
-    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., bandwidth_kbps: _Optional[float] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ...) -> None: ...
+    decoder: Decoder
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., bandwidth_kbps: _Optional[float] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("model", "codes", "sample_count", "output_format", "decoder", "quality")
+    __slots__ = ("model", "codes", "sample_count", "output_format", "decoder", "quality", "seed")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     model: str
     codes: _audio_pb2.CodeFrames
     sample_count: int
     output_format: _audio_pb2.AudioFormat
     decoder: Decoder
     quality: Quality
-    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., quality: _Optional[_Union[Quality, str]] = ...) -> None: ...
+    seed: int
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., sample_count: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., quality: _Optional[_Union[Quality, str]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("audio", "format", "sample_count")
+    __slots__ = ("audio", "format", "sample_count", "decoder")
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     audio: bytes
     format: _audio_pb2.AudioFormat
     sample_count: int
-    def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., sample_count: _Optional[int] = ...) -> None: ...
+    decoder: Decoder
+    def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., sample_count: _Optional[int] = ..., decoder: _Optional[_Union[Decoder, str]] = ...) -> None: ...
 
 class DecodeFileRequest(_message.Message):
-    __slots__ = ("model", "codes", "values", "sample_count", "output_format")
+    __slots__ = ("model", "codes", "values", "sample_count", "output_format", "decoder", "quality", "seed")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     model: str
     codes: _audio_pb2.CodeFrames
     values: _containers.RepeatedCompositeFieldContainer[CodebookValues]
     sample_count: int
     output_format: _audio_pb2.AudioFormat
-    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., sample_count: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ...) -> None: ...
+    decoder: Decoder
+    quality: Quality
+    seed: int
+    def __init__(self, model: _Optional[str] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., values: _Optional[_Iterable[_Union[CodebookValues, _Mapping]]] = ..., sample_count: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., quality: _Optional[_Union[Quality, str]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StreamEncodeConfig(_message.Message):
     __slots__ = ("model", "format", "bandwidth_kbps", "codebook_count", "quality")
@@ -173,12 +216,14 @@ class StreamDecodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamDecodeConfig, _Mapping]] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ...) -> None: ...
 
 class StreamDecodeResponse(_message.Message):
-    __slots__ = ("audio", "format")
+    __slots__ = ("audio", "format", "decoder")
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     audio: _audio_pb2.AudioChunk
     format: _audio_pb2.AudioFormat
-    def __init__(self, audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ...) -> None: ...
+    decoder: Decoder
+    def __init__(self, audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, str]] = ...) -> None: ...
 
 class CompressCodesRequest(_message.Message):
     __slots__ = ("model", "codes", "sample_count")
