@@ -283,12 +283,12 @@ class Served:
 
 
 @contextmanager
-def served(*, analyzer: bool = True) -> Iterator[Served]:
+def served(*, analyzer: bool = True, codec: Codec | None = None) -> Iterator[Served]:
     """Runs a server on a free port of the loopback."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
     generator, checks = Generator(), Health()
     generator_pb2_grpc.add_GeneratorServiceServicer_to_server(generator, server)
-    codec_pb2_grpc.add_CodecServiceServicer_to_server(Codec(), server)  # type: ignore[abstract]
+    codec_pb2_grpc.add_CodecServiceServicer_to_server(codec or Codec(), server)  # type: ignore[abstract]
     if analyzer:
         analyzer_pb2_grpc.add_AnalyzerServiceServicer_to_server(Analyzer(), server)  # type: ignore[abstract]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

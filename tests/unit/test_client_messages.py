@@ -61,7 +61,7 @@ def test_every_argument_has_its_field() -> None:
         ({"seed": -1}, "seed"),
         ({"top_k": 2**40}, "sampling.top_k"),
         ({"temperature": "hot"}, "sampling.temperature"),
-        ({"encoding": "mp3"}, "output_format.encoding"),
+        ({"encoding": "mp4"}, "output_format.encoding"),
         ({"prompt": "\udcff"}, "prompts[0].text"),
         ({"prompt": ["a", ("b", "much")]}, "prompts[1].weight"),
     ],
@@ -77,7 +77,7 @@ def test_files_are_given_as_bytes_or_by_path(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"RIFF")
     for audio in (b"RIFF", path, str(path)):
-        request = operations.encode(audio).request
+        request = operations.encode(audio, {}).request
         assert isinstance(request, codec_pb2.EncodeRequest)
         assert request.audio.data == b"RIFF"
     with pytest.raises(FileNotFoundError):
@@ -86,7 +86,7 @@ def test_files_are_given_as_bytes_or_by_path(tmp_path: Path) -> None:
 
 def test_codes_that_do_not_fit_their_codebook_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="codes"):
-        operations.decode(np.array([[1024]]))
+        operations.decode(np.array([[1024]]), {})
 
 
 def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

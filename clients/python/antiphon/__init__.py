@@ -7,11 +7,14 @@
 `AsyncClient` does the same for asyncio. All errors are `AntiphonError`; `antiphon.errors` draws the tree.
 """
 
-from antiphon.async_client import AsyncClient, AsyncGenerationStream
-from antiphon.audio import Encoding, Samples, WavWriter
-from antiphon.client import Client, GenerationStream
+from antiphon.async_client import AsyncClient
+from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream
+from antiphon.audio import Encoding, OutputEncoding, Samples, WavWriter
+from antiphon.client import Client
+from antiphon.codec_streams import DecodeOptions, Decoder, EncodeOptions, Quality
 from antiphon.codes import bits_per_code, pack_codes, unpack_codes
 from antiphon.connection import VERSION as __version__  # noqa: N811
+from antiphon.ecdc import EcdcFile, read_ecdc, write_ecdc
 from antiphon.errors import (
     AntiphonError,
     CancelledError,
@@ -36,6 +39,7 @@ from antiphon.results import (
     Audio,
     Chunk,
     EncodedAudio,
+    EncodedChunk,
     Finished,
     FinishReason,
     GeneratedAudio,
@@ -51,11 +55,14 @@ from antiphon.results import (
     Verdict,
     WindowAnalysis,
 )
+from antiphon.streams import DecodeStream, EncodeStream, GenerationStream
 
 __all__ = [
     "Analysis",
     "AntiphonError",
     "AsyncClient",
+    "AsyncDecodeStream",
+    "AsyncEncodeStream",
     "AsyncGenerationStream",
     "Audio",
     "AudioFile",
@@ -63,7 +70,14 @@ __all__ = [
     "Chunk",
     "Client",
     "DeadlineExceededError",
+    "DecodeOptions",
+    "DecodeStream",
+    "Decoder",
+    "EcdcFile",
+    "EncodeOptions",
+    "EncodeStream",
     "EncodedAudio",
+    "EncodedChunk",
     "Encoding",
     "FailedPreconditionError",
     "FieldViolation",
@@ -80,10 +94,12 @@ __all__ = [
     "ModelList",
     "NotFoundError",
     "OnProgress",
+    "OutputEncoding",
     "PermissionDeniedError",
     "Progress",
     "Prompt",
     "ProtocolError",
+    "Quality",
     "ResourceExhaustedError",
     "Samples",
     "Scores",
@@ -99,5 +115,7 @@ __all__ = [
     "__version__",
     "bits_per_code",
     "pack_codes",
+    "read_ecdc",
     "unpack_codes",
+    "write_ecdc",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -15,124 +14,26 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from antiphon import operations
+from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream, Connect, awaited
+from antiphon.audio import OutputEncoding
+from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
 from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id
-from antiphon.errors import AntiphonError, CancelledError, FailedPreconditionError, reported
-from antiphon.generation import GenerationState, OnProgress
+from antiphon.ecdc import EcdcFile
+from antiphon.errors import AntiphonError, FailedPreconditionError
+from antiphon.generation import OnProgress
 from antiphon.messages import GenerationOptions, Prompt, generation_config
 from antiphon.operations import AudioFile, Operation
 from antiphon.results import (
     Analysis,
     Audio,
-    Chunk,
     EncodedAudio,
     GeneratedAudio,
     HealthStatus,
     ModelList,
     Service,
 )
-from antiphon.v1.generator_pb2 import GenerationConfig, StreamGenerateRequest, StreamGenerateResponse
 
 T = TypeVar("T")
-
-
-class AsyncGenerationStream(GenerationState):
-    """The chunks of a piece while it is made, with its state and controls.
-
-    The request goes out when the stream is entered (`async with`) or iterated. Entering waits until the
-    server has `started`. Leaving the loop or the block early, or cancelling the task, cancels the call. The
-    controls do not wait, so they are not awaited.
-    """
-
-    def __init__(
-        self,
-        connect: Callable[[AsyncIterator[StreamGenerateRequest], str], Any],
-        config: GenerationConfig,
-        on_progress: OnProgress | None,
-    ) -> None:
-        super().__init__(new_request_id(), on_progress)
-        self._connect = connect
-        self._outbox: asyncio.Queue[StreamGenerateRequest | None] = asyncio.Queue()
-        self._outbox.put_nowait(StreamGenerateRequest(config=config))
-        self._call: Any = None
-        self._responses: AsyncIterator[StreamGenerateResponse] | None = None
-        self._cancelled = False
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        """Yields the chunks in order.
-
-        Raises:
-            ProtocolError: A gap in the chunks, or another breach of the contract.
-            AntiphonError: What else ends a call.
-        """
-        try:
-            while (response := await self._receive()) is not None:
-                chunk = self._read(response)
-                if chunk is not None:
-                    yield chunk
-            self._end()
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._outbox.put_nowait(None)
-        if self._call is not None:
-            self._call.cancel()
-
-    async def aclose(self) -> None:
-        """Same as `cancel`, for `contextlib.aclosing`."""
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        try:
-            response = await self._receive()
-            if response is None:
-                self._end()
-            else:
-                self._read(response)
-        except BaseException:
-            self.cancel()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    def _send(self, request: StreamGenerateRequest | None) -> None:
-        self._outbox.put_nowait(request)
-
-    async def _receive(self) -> StreamGenerateResponse | None:
-        if self._responses is None:
-            if self._cancelled:
-                raise CancelledError("the stream is closed", request_id=self.request_id)
-            self._call = self._connect(_drain(self._outbox), self.request_id)
-            self._responses = aiter(self._call)
-        with _awaited(self.request_id):
-            response = await anext(self._responses, None)
-            if response is None and self._finished is None and self._cancelled:
-                # An iterator that has raised once is empty; the reason stays the same.
-                raise CancelledError("the stream is closed")
-        return response
-
-
-async def _drain(outbox: asyncio.Queue[T | None]) -> AsyncIterator[T]:
-    while (request := await outbox.get()) is not None:
-        yield request
-
-
-@contextmanager
-def _awaited(request_id: str) -> Iterator[None]:
-    """`reported`, and tells a cancelled call from a cancelled task: grpc raises the same for both."""
-    try:
-        with reported(request_id):
-            yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise CancelledError("the call was cancelled", request_id=request_id) from error
 
 
 class AsyncClient:
@@ -179,11 +80,7 @@ class AsyncClient:
         `options` are those of GenerationOptions: model, duration, temperature, top_k, top_p, cfg_coef,
         use_sampling, seed, include_codes, encoding. `timeout` counts until the end of the stream.
         """
-
-        def connect(requests: AsyncIterator[StreamGenerateRequest], request_id: str) -> Any:
-            method = self._method(Service.GENERATOR, "StreamGenerate")
-            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
-
+        connect = self._connector(Service.GENERATOR, "StreamGenerate", timeout)
         return AsyncGenerationStream(connect, generation_config(prompt, **options), on_progress)
 
     async def generate(
@@ -204,39 +101,82 @@ class AsyncClient:
         return {s: operations.read_health(reply) for s, reply in zip(Service, replies, strict=True)}
 
     async def encode(
-        self,
-        audio: AudioFile,
-        *,
-        model: str = "",
-        bandwidth_kbps: float = 0.0,
-        codebook_count: int = 0,
-        timeout: float | None = None,
+        self, audio: AudioFile, *, timeout: float | None = None, **options: Unpack[EncodeOptions]
     ) -> EncodedAudio:
         """Turns an audio file, its bytes or its path, into codes.
 
-        `bandwidth_kbps` or `codebook_count` limit the codebooks; 0 for all.
+        `options` are those of EncodeOptions: model, bandwidth_kbps, codebook_count, quality.
         """
-        build = partial(
-            operations.encode,
-            audio,
-            model=model,
-            bandwidth_kbps=bandwidth_kbps,
-            codebook_count=codebook_count,
-        )
-        return await self._call(await asyncio.to_thread(build), timeout)
+        return await self._call(await asyncio.to_thread(operations.encode, audio, options), timeout)
 
     async def decode(
         self,
         codes: EncodedAudio | NDArray[np.integer],
         *,
-        model: str = "",
-        codebook_size: int = 1024,
-        sample_count: int = 0,
         timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
     ) -> Audio:
-        """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size."""
-        operation = operations.decode(codes, model=model, codebook_size=codebook_size, sample_count=sample_count)
-        return await self._call(operation, timeout)
+        """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size.
+
+        `options` are those of DecodeOptions: model, codebook_size, sample_count, decoder, quality, sample_rate_hz,
+        channel_count.
+        """
+        return await self._call(operations.decode(codes, options), timeout)
+
+    async def decode_file(
+        self,
+        codes: EncodedAudio | NDArray[np.integer],
+        *,
+        encoding: OutputEncoding = "wav",
+        timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
+    ) -> bytes:
+        """Turns codes into an audio file of the encoding and returns its bytes; arguments as in `decode`."""
+        return await self._call(operations.decode_file(codes, encoding, options), timeout)
+
+    def stream_encode(
+        self,
+        audio: AsyncIterable[NDArray[np.generic]] | Iterable[NDArray[np.generic]],
+        *,
+        sample_rate_hz: int,
+        channel_count: int = 1,
+        timeout: float | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> AsyncEncodeStream:
+        """Turns audio into codes while it comes in.
+
+        Use it as `async for chunk in client.stream_encode(blocks, sample_rate_hz=24000)`; the stream's `result` is then
+        what `encode` returns. The blocks are [samples, channels], or [samples] of one channel: floats, or 16-bit
+        integers, from first to last. `options` as in `encode`.
+        """
+        connect = self._connector(Service.CODEC, "StreamEncode", timeout)
+        return AsyncEncodeStream(connect, audio, sample_rate_hz, channel_count, options)
+
+    def stream_decode(
+        self,
+        codes: EncodedAudio | AsyncIterable[Codes] | Iterable[Codes],
+        *,
+        encoding: OutputEncoding = "pcm_f32le",
+        timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
+    ) -> AsyncDecodeStream:
+        """Turns codes into audio while they come in.
+
+        Use it as `async for chunk in client.stream_decode(encoded)`. Codes may be all of a piece, or come piece by
+        piece, [K, T] or what `stream_encode` yields. `options` as in `decode`.
+        """
+        connect = self._connector(Service.CODEC, "StreamDecode", timeout)
+        return AsyncDecodeStream(connect, [codes] if isinstance(codes, EncodedAudio) else codes, encoding, options)
+
+    async def compress(self, encoded: EncodedAudio, *, timeout: float | None = None) -> EcdcFile:
+        """Makes an entropy-coded .ecdc file. FailedPreconditionError: The server lacks the language model for it."""
+        return await self._call(operations.compress(encoded), timeout)
+
+    async def expand(self, file: EcdcFile, *, model: str = "", timeout: float | None = None) -> EncodedAudio:
+        """Returns the codes of an .ecdc file. Only entropy-coded ones need the server."""
+        if not file.is_entropy_coded:
+            return file.unpack(model)
+        return await self._call(operations.expand(file, model), timeout)
 
     async def analyze(
         self,
@@ -280,11 +220,18 @@ class AsyncClient:
     def _method(self, service: Service, name: str) -> Any:
         return getattr(STUBS[service](self._connected()), name)
 
+    def _connector(self, service: Service, name: str, timeout: float | None) -> Connect:
+        def connect(requests: AsyncIterator[Any], request_id: str) -> Any:
+            method = self._method(service, name)
+            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
+
+        return connect
+
     async def _call(self, operation: Operation[T], timeout: float | None) -> T:
         request_id = new_request_id()
         method = self._method(operation.service, operation.method)
         metadata = self._connection.metadata(request_id)
-        with _awaited(request_id):
+        with awaited(request_id):
             response = await method(operation.request, timeout=timeout, metadata=metadata)
             return operation.read(response)
 
@@ -293,7 +240,7 @@ class AsyncClient:
         request = health_pb2.HealthCheckRequest(service=service.full_name)
         check = health_pb2_grpc.HealthStub(self._connected()).Check
         metadata = self._connection.metadata(request_id, service)
-        with _awaited(request_id):
+        with awaited(request_id):
             response = await check(request, timeout=timeout, metadata=metadata)
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from antiphon.results import Chunk
 
-__all__ = ["Encoding", "Samples", "WavWriter", "from_pcm", "to_pcm16"]
+__all__ = ["Encoding", "OutputEncoding", "Samples", "WavWriter", "from_pcm", "to_pcm16"]
 
 Encoding = Literal["pcm_f32le", "pcm_s16le"]
 """How the bytes of audio are laid out: interleaved little-endian 32-bit floats or 16-bit integers."""
+
+OutputEncoding = Literal["pcm_f32le", "pcm_s16le", "wav", "flac", "ogg_opus", "mp3"]
+"""The same, or the file that the bytes are."""
 
 Samples = NDArray[np.float32]
 """Audio of shape [samples, channels]; full scale is 1.0, peaks may pass it."""

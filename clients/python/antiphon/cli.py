@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from antiphon.audio import WavWriter
-from antiphon.client import Client, GenerationStream
+from antiphon.client import Client
 from antiphon.connection import DEFAULT_TARGET, VERSION
 from antiphon.errors import AntiphonError
 from antiphon.results import HealthStatus, Service, Started
+from antiphon.streams import GenerationStream
 from antiphon.terminal import Meter, complain, explain, say
 
 INTERRUPTED = 130

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -13,99 +12,26 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from antiphon import operations
+from antiphon.audio import OutputEncoding
+from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
 from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id
+from antiphon.ecdc import EcdcFile
 from antiphon.errors import AntiphonError, CancelledError, FailedPreconditionError, reported
-from antiphon.generation import GenerationState, OnProgress
+from antiphon.generation import OnProgress
 from antiphon.messages import GenerationOptions, Prompt, generation_config
 from antiphon.operations import AudioFile, Operation
 from antiphon.results import (
     Analysis,
     Audio,
-    Chunk,
     EncodedAudio,
     GeneratedAudio,
     HealthStatus,
     ModelList,
     Service,
 )
-from antiphon.v1.generator_pb2 import GenerationConfig, StreamGenerateRequest, StreamGenerateResponse
+from antiphon.streams import Connect, DecodeStream, EncodeStream, GenerationStream
 
 T = TypeVar("T")
-
-
-class GenerationStream(GenerationState):
-    """The chunks of a piece while it is made, with its state and controls.
-
-    The request goes out when the stream is entered (`with`) or iterated. Entering waits until the server has
-    `started`. Leaving the loop or the block early cancels the call. Any thread may use the controls.
-    """
-
-    def __init__(
-        self,
-        connect: Callable[[Iterator[StreamGenerateRequest], str], Any],
-        config: GenerationConfig,
-        on_progress: OnProgress | None,
-    ) -> None:
-        super().__init__(new_request_id(), on_progress)
-        self._connect = connect
-        self._outbox: SimpleQueue[StreamGenerateRequest | None] = SimpleQueue()
-        self._outbox.put(StreamGenerateRequest(config=config))
-        self._call: Any = None
-        self._cancelled = False
-
-    def __iter__(self) -> Iterator[Chunk]:
-        """Yields the chunks in order.
-
-        Raises:
-            ProtocolError: A gap in the chunks, or another breach of the contract.
-            AntiphonError: What else ends a call.
-        """
-        try:
-            while (response := self._receive()) is not None:
-                chunk = self._read(response)
-                if chunk is not None:
-                    yield chunk
-            self._end()
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        # Ends the thread in which grpc waits for requests.
-        self._outbox.put(None)
-        if self._call is not None:
-            self._call.cancel()
-
-    close = cancel
-
-    def __enter__(self) -> Self:
-        try:
-            response = self._receive()
-            if response is None:
-                self._end()
-            else:
-                self._read(response)
-        except BaseException:
-            self.cancel()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    def _send(self, request: StreamGenerateRequest | None) -> None:
-        self._outbox.put(request)
-
-    def _receive(self) -> StreamGenerateResponse | None:
-        if self._call is None:
-            if self._cancelled:
-                raise CancelledError("the stream is closed", request_id=self.request_id)
-            self._call = self._connect(iter(self._outbox.get, None), self.request_id)
-        with reported(self.request_id):
-            response: StreamGenerateResponse | None = next(self._call, None)
-        return response
 
 
 class Client:
@@ -159,11 +85,7 @@ class Client:
         `options` are those of GenerationOptions: model, duration, temperature, top_k, top_p, cfg_coef,
         use_sampling, seed, include_codes, encoding. `timeout` counts until the end of the stream.
         """
-
-        def connect(requests: Iterator[StreamGenerateRequest], request_id: str) -> Any:
-            method = self._method(self._stubs[Service.GENERATOR], "StreamGenerate")
-            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
-
+        connect = self._connector(Service.GENERATOR, "StreamGenerate", timeout)
         return GenerationStream(connect, generation_config(prompt, **options), on_progress)
 
     def generate(
@@ -183,33 +105,80 @@ class Client:
         return {s: operations.read_health(_settle(wait)) for s, wait in pending.items()}
 
     def encode(
-        self,
-        audio: AudioFile,
-        *,
-        model: str = "",
-        bandwidth_kbps: float = 0.0,
-        codebook_count: int = 0,
-        timeout: float | None = None,
+        self, audio: AudioFile, *, timeout: float | None = None, **options: Unpack[EncodeOptions]
     ) -> EncodedAudio:
         """Turns an audio file, its bytes or its path, into codes.
 
-        `bandwidth_kbps` or `codebook_count` limit the codebooks; 0 for all.
+        `options` are those of EncodeOptions: model, bandwidth_kbps, codebook_count, quality.
         """
-        operation = operations.encode(audio, model=model, bandwidth_kbps=bandwidth_kbps, codebook_count=codebook_count)
-        return self._call(operation, timeout)
+        return self._call(operations.encode(audio, options), timeout)
 
     def decode(
         self,
         codes: EncodedAudio | NDArray[np.integer],
         *,
-        model: str = "",
-        codebook_size: int = 1024,
-        sample_count: int = 0,
         timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
     ) -> Audio:
-        """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size."""
-        operation = operations.decode(codes, model=model, codebook_size=codebook_size, sample_count=sample_count)
-        return self._call(operation, timeout)
+        """Turns codes into audio: what `encode` returned, or [K, T] and the model's codebook size.
+
+        `options` are those of DecodeOptions: model, codebook_size, sample_count, decoder, quality, sample_rate_hz,
+        channel_count.
+        """
+        return self._call(operations.decode(codes, options), timeout)
+
+    def decode_file(
+        self,
+        codes: EncodedAudio | NDArray[np.integer],
+        *,
+        encoding: OutputEncoding = "wav",
+        timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
+    ) -> bytes:
+        """Turns codes into an audio file of the encoding and returns its bytes; arguments as in `decode`."""
+        return self._call(operations.decode_file(codes, encoding, options), timeout)
+
+    def stream_encode(
+        self,
+        audio: Iterable[NDArray[np.generic]],
+        *,
+        sample_rate_hz: int,
+        channel_count: int = 1,
+        timeout: float | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> EncodeStream:
+        """Turns audio into codes while it comes in.
+
+        Use it as `for chunk in client.stream_encode(blocks, sample_rate_hz=24000)`; the stream's `result` is then
+        what `encode` returns. The blocks are [samples, channels], or [samples] of one channel: floats, or 16-bit
+        integers, from first to last. They are drawn in another thread. `options` as in `encode`.
+        """
+        connect = self._connector(Service.CODEC, "StreamEncode", timeout)
+        return EncodeStream(connect, audio, sample_rate_hz, channel_count, options)
+
+    def stream_decode(
+        self,
+        codes: EncodedAudio | Iterable[Codes],
+        *,
+        encoding: OutputEncoding = "pcm_f32le",
+        timeout: float | None = None,
+        **options: Unpack[DecodeOptions],
+    ) -> DecodeStream:
+        """Turns codes into audio while they come in.
+
+        Use it as `for chunk in client.stream_decode(encoded)`. Codes may be all of a piece, or come piece by piece,
+        [K, T] or what `stream_encode` yields; they are then drawn in another thread. `options` as in `decode`.
+        """
+        connect = self._connector(Service.CODEC, "StreamDecode", timeout)
+        return DecodeStream(connect, [codes] if isinstance(codes, EncodedAudio) else codes, encoding, options)
+
+    def compress(self, encoded: EncodedAudio, *, timeout: float | None = None) -> EcdcFile:
+        """Makes an entropy-coded .ecdc file. FailedPreconditionError: The server lacks the language model for it."""
+        return self._call(operations.compress(encoded), timeout)
+
+    def expand(self, file: EcdcFile, *, model: str = "", timeout: float | None = None) -> EncodedAudio:
+        """Returns the codes of an .ecdc file. Only entropy-coded ones need the server."""
+        return self._call(operations.expand(file, model), timeout) if file.is_entropy_coded else file.unpack(model)
 
     def analyze(
         self,
@@ -239,6 +208,13 @@ class Client:
         if self._closed:
             raise FailedPreconditionError("the client is closed")
         return getattr(stub, name)
+
+    def _connector(self, service: Service, name: str, timeout: float | None) -> Connect:
+        def connect(requests: Iterator[Any], request_id: str) -> Any:
+            method = self._method(self._stubs[service], name)
+            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
+
+        return connect
 
     def _call(self, operation: Operation[T], timeout: float | None) -> T:
         return self._submit(operation, timeout)()

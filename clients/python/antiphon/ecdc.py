@@ -112,7 +112,7 @@ class EcdcFile:
             ValueError: The codes are not those of `sample_count` samples, or have loudnesses and are not of the
                 form of EnCodec 48 kHz.
         """
-        name, form = _form_of(encoded)
+        name, form = form_of(encoded)
         if form.is_normalising and len(encoded.scales) != encoded.codes.shape[1]:
             raise ValueError(f"scales: {len(encoded.scales)} for {encoded.codes.shape[1]} frames")
         segments = form.segments(encoded.sample_count)
@@ -164,8 +164,8 @@ class EcdcFile:
             meta["m"], samples, codebooks, meta["lm"], data[end:], form, served if isinstance(served, str) else ""
         )
 
-    def unpack(self) -> EncodedAudio:
-        """Returns the codes, as `encode` would, ready for `decode`.
+    def unpack(self, model: str = "") -> EncodedAudio:
+        """Returns the codes, as `encode` would, ready for `decode`; `model` to name another than the file does.
 
         Raises:
             ValueError: The file is truncated, longer than its header says, or entropy-coded.
@@ -194,13 +194,18 @@ class EcdcFile:
         return EncodedAudio(
             codes=np.concatenate(codes, axis=1),
             bits_per_code=form.bits_per_code,
-            model=self.served_model or _served_name(self.model),
+            model=model or self.decoding_model,
             sample_count=self.sample_count,
             sample_rate_hz=form.sample_rate_hz,
             channel_count=form.channel_count,
             bandwidth_kbps=form.bits_per_code * form.frame_rate_hz * self.codebook_count / 1000,
             scales=tuple(scales),
         )
+
+    @property
+    def decoding_model(self) -> str:
+        """The name by which a server should know the model."""
+        return self.served_model or (f"facebook/{self.model}" if self.model in PUBLIC_FORMS else self.model)
 
     def to_bytes(self) -> bytes:
         """Returns the whole file."""
@@ -265,11 +270,12 @@ def _bytes(source: EcdcSource) -> bytes:
     return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source.read()
 
 
-def _served_name(model: str) -> str:
-    return f"facebook/{model}" if model in PUBLIC_FORMS else model
+def form_of(encoded: EncodedAudio) -> tuple[str, EcdcForm]:
+    """Returns the name and the form under which a file holds such codes.
 
-
-def _form_of(encoded: EncodedAudio) -> tuple[str, EcdcForm]:
+    Raises:
+        ValueError: There is no form for them.
+    """
     name = encoded.model.replace("\\", "/").rstrip("/").rpartition("/")[2]
     known = PUBLIC_FORMS.get(name)
     facts = (encoded.sample_rate_hz, encoded.channel_count, encoded.bits_per_code, bool(encoded.scales))

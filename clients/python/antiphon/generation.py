@@ -5,14 +5,15 @@ Nothing here waits or knows of sockets; `client` and `async_client` bring the re
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.errors import ProtocolError, reported
-from antiphon.messages import read_codes, read_finished, read_samples, read_started
+from antiphon.errors import ProtocolError
+from antiphon.exchange import ChunkReader, Exchange
+from antiphon.messages import read_codes, read_finished, read_started
 from antiphon.results import Chunk, Finished, FinishReason, Progress, Started
 from antiphon.v1 import audio_pb2, generator_pb2
 
@@ -20,7 +21,7 @@ OnProgress = Callable[[Progress], object]
 """Called in the thread or task that iterates, whenever the server tells of progress."""
 
 
-class GenerationState(ABC):
+class GenerationState(Exchange[generator_pb2.StreamGenerateResponse, Chunk]):
     """A running generation: what is known of it, and its controls.
 
     Attributes:
@@ -28,17 +29,14 @@ class GenerationState(ABC):
     """
 
     def __init__(self, request_id: str, on_progress: OnProgress | None) -> None:
-        self.request_id = request_id
+        super().__init__(request_id)
         self._on_progress = on_progress
         self._started: Started | None = None
-        self._format: audio_pb2.AudioFormat | None = None
+        self._chunks: ChunkReader | None = None
         self._progress = Progress()
         self._finished: Finished | None = None
         self._codes: list[NDArray[np.int32]] = []
-        self._next_sequence = 0
-        self._next_sample = 0
         self._next_frame = 0
-        self._final_seen = False
 
     @property
     def started(self) -> Started | None:
@@ -73,25 +71,12 @@ class GenerationState(ABC):
         self._control(generator_pb2.GenerationControl.ACTION_RESUME)
 
     @abstractmethod
-    def cancel(self) -> None:
-        """Ends the call at once; iterating on raises CancelledError. After the end it does nothing."""
-
-    @abstractmethod
     def _send(self, request: generator_pb2.StreamGenerateRequest | None) -> None:
         """Queues a request, without waiting; None ends the requests."""
 
     def _control(self, action: generator_pb2.GenerationControl.Action) -> None:
         control = generator_pb2.GenerationControl(action=action)
         self._send(generator_pb2.StreamGenerateRequest(control=control))
-
-    def _read(self, response: generator_pb2.StreamGenerateResponse) -> Chunk | None:
-        """Takes a response in; returns its chunk if it is audio.
-
-        Raises:
-            ProtocolError: The response breaks the contract.
-        """
-        with reported(self.request_id):
-            return self._take(response)
 
     def _take(self, response: generator_pb2.StreamGenerateResponse) -> Chunk | None:
         kind = response.WhichOneof("response")
@@ -105,7 +90,7 @@ class GenerationState(ABC):
         match kind:
             case "started":
                 self._started = read_started(response.started)
-                self._format = response.started.format
+                self._chunks = ChunkReader(response.started.format)
             case "progress":
                 self._progress = Progress(response.progress.steps, response.progress.total_steps)
                 if self._on_progress is not None:
@@ -113,35 +98,11 @@ class GenerationState(ABC):
             case "codes":
                 self._take_codes(response.codes)
             case "audio":
-                return self._take_audio(response.audio)
+                assert self._chunks is not None
+                return self._chunks.read(response.audio)
             case "finished":
                 self._take_finished(response.finished)
         return None
-
-    def _take_audio(self, audio: audio_pb2.AudioChunk) -> Chunk:
-        assert self._started is not None
-        assert self._format is not None
-        if self._final_seen:
-            raise ProtocolError(f"audio: chunk {audio.sequence} came after the last one")
-        if audio.sequence != self._next_sequence:
-            raise ProtocolError(f"audio: chunk {audio.sequence} came, {self._next_sequence} was due")
-        if audio.first_sample != self._next_sample:
-            raise ProtocolError(f"audio: sample {audio.first_sample} came, {self._next_sample} was due")
-        samples = read_samples(audio.data, self._format)
-        if len(samples) != audio.sample_count:
-            raise ProtocolError(f"audio: {len(samples)} samples came, the chunk announces {audio.sample_count}")
-        self._next_sequence += 1
-        self._next_sample += audio.sample_count
-        self._final_seen = audio.is_final
-        return Chunk(
-            samples=samples,
-            sequence=audio.sequence,
-            first_sample=audio.first_sample,
-            sample_rate_hz=self._started.sample_rate_hz,
-            is_final=audio.is_final,
-            data=audio.data,
-            encoding=self._started.encoding,
-        )
 
     def _take_codes(self, frames: audio_pb2.CodeFrames) -> None:
         if frames.first_frame != self._next_frame:
@@ -154,16 +115,11 @@ class GenerationState(ABC):
 
     def _take_finished(self, finished: generator_pb2.GenerationFinished) -> None:
         self._finished = read_finished(finished)
-        if self._finished.reason is FinishReason.COMPLETE and not self._final_seen:
+        if self._finished.reason is FinishReason.COMPLETE and not (self._chunks and self._chunks.final_seen):
             raise ProtocolError("stream: it ended without a last chunk")
         # Nothing is left to say: a server that waits for the end of the requests may go.
         self._send(None)
 
     def _end(self) -> None:
-        """Checks that the stream may end here.
-
-        Raises:
-            ProtocolError: The server ended the call before the generation was finished.
-        """
         if self._finished is None:
             raise ProtocolError("stream: it ended before the generation was finished", request_id=self.request_id)

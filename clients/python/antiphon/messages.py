@@ -10,7 +10,7 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from antiphon.audio import Encoding, from_pcm
+from antiphon.audio import Encoding, OutputEncoding, from_pcm
 from antiphon.codes import unpack_codes
 from antiphon.errors import FieldViolation, InvalidArgumentError, ProtocolError
 from antiphon.results import Finished, FinishReason, Started, Timings
@@ -104,24 +104,31 @@ def refused(field: str, description: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field}: {description}", violations=[FieldViolation(field, description)])
 
 
-_ENCODINGS: dict[Encoding, audio_pb2.AudioEncoding] = {
+_ENCODINGS: dict[OutputEncoding, audio_pb2.AudioEncoding] = {
     "pcm_f32le": audio_pb2.AUDIO_ENCODING_PCM_F32LE,
     "pcm_s16le": audio_pb2.AUDIO_ENCODING_PCM_S16LE,
+    "wav": audio_pb2.AUDIO_ENCODING_WAV,
+    "flac": audio_pb2.AUDIO_ENCODING_FLAC,
+    "ogg_opus": audio_pb2.AUDIO_ENCODING_OGG_OPUS,
+    "mp3": audio_pb2.AUDIO_ENCODING_MP3,
 }
 
 
-def output_format(encoding: Encoding) -> audio_pb2.AudioFormat:
-    """Returns the form to ask for.
+def output_format(encoding: OutputEncoding, sample_rate_hz: int = 0, channel_count: int = 0) -> audio_pb2.AudioFormat:
+    """Returns the form to ask for; 0 stands for the model's own.
 
     Raises:
-        InvalidArgumentError: The encoding is none of ours.
+        InvalidArgumentError: The encoding is none of ours, or a number can't be sent.
     """
     if encoding not in _ENCODINGS:
         raise refused("output_format.encoding", f"{encoding!r} is not one of {', '.join(_ENCODINGS)}")
-    return audio_pb2.AudioFormat(encoding=_ENCODINGS[encoding])
+    form = audio_pb2.AudioFormat(encoding=_ENCODINGS[encoding])
+    put(form, "sample_rate_hz", sample_rate_hz, "output_format.sample_rate_hz")
+    put(form, "channel_count", channel_count, "output_format.channel_count")
+    return form
 
 
-def read_encoding(form: audio_pb2.AudioFormat) -> Encoding:
+def read_encoding(form: audio_pb2.AudioFormat) -> OutputEncoding:
     """Returns the encoding that a response names.
 
     Raises:
@@ -145,6 +152,8 @@ def read_samples(data: bytes, form: audio_pb2.AudioFormat) -> NDArray[np.float32
         ProtocolError: They are not laid out as `form` says.
     """
     encoding = read_encoding(form)
+    if encoding not in ("pcm_f32le", "pcm_s16le"):
+        raise ProtocolError(f"format: {encoding} was not asked for")
     try:
         return from_pcm(data, encoding, form.channel_count)
     except ValueError as error:

@@ -13,10 +13,12 @@ from google.api import httpbody_pb2
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from antiphon.audio import OutputEncoding
+from antiphon.codec_streams import DecodeOptions, EncodeOptions, put_decoding, put_encoding
 from antiphon.codes import bits_per_code, pack_codes
+from antiphon.ecdc import EcdcFile, form_of
 from antiphon.errors import AntiphonError, NotFoundError, ProtocolError, UnavailableError
 from antiphon.messages import (
-    output_format,
     put,
     read_codes,
     read_encoding,
@@ -116,58 +118,94 @@ def read_health(reply: str | AntiphonError) -> HealthStatus:
     raise reply
 
 
-def encode(
-    audio: AudioFile, *, model: str = "", bandwidth_kbps: float = 0.0, codebook_count: int = 0
-) -> Operation[EncodedAudio]:
+def encode(audio: AudioFile, options: EncodeOptions) -> Operation[EncodedAudio]:
     """Turns an audio file into codes. Reads the file, so it may wait for the disk."""
     request = codec_pb2.EncodeRequest(audio=_body(audio))
-    put(request, "model", model)
-    put(request, "bandwidth_kbps", bandwidth_kbps)
-    put(request, "codebook_count", codebook_count)
+    put_encoding(request, options)
 
-    def read(response: codec_pb2.EncodeResponse) -> EncodedAudio:
-        return EncodedAudio(
-            codes=read_codes(response.codes),
-            bits_per_code=response.codes.bits_per_code,
-            model=response.model,
-            sample_count=response.sample_count,
-            sample_rate_hz=response.format.sample_rate_hz,
-            channel_count=response.format.channel_count,
-            bandwidth_kbps=response.bandwidth_kbps,
-            scales=tuple(response.codes.scales),
-        )
-
-    return Operation(Service.CODEC, "Encode", request, read)
+    return Operation(Service.CODEC, "Encode", request, _encoded)
 
 
-def decode(
-    codes: EncodedAudio | NDArray[np.integer],
-    *,
-    model: str = "",
-    codebook_size: int = 1024,
-    sample_count: int = 0,
-) -> Operation[Audio]:
+def decode(codes: EncodedAudio | NDArray[np.integer], options: DecodeOptions) -> Operation[Audio]:
     """Turns codes into audio. What an EncodedAudio says of itself goes before the defaults."""
-    try:
-        if isinstance(codes, EncodedAudio):
-            frames = pack_codes(codes.codes, codes.bits_per_code, scales=codes.scales)
-            model, sample_count = model or codes.model, sample_count or codes.sample_count
-        else:
-            frames = pack_codes(codes, bits_per_code(codebook_size))
-    except ValueError as error:
-        raise refused("codes", str(error)) from None
-    request = codec_pb2.DecodeRequest(codes=frames, output_format=output_format("pcm_f32le"))
-    put(request, "model", model)
-    put(request, "sample_count", sample_count)
 
     def read(response: codec_pb2.DecodeResponse) -> Audio:
-        read_encoding(response.format)
         samples = read_samples(response.audio, response.format)
         if len(samples) != response.sample_count:
             raise ProtocolError(f"audio: {len(samples)} samples, {response.sample_count} announced")
         return Audio(samples, response.format.sample_rate_hz)
 
-    return Operation(Service.CODEC, "Decode", request, read)
+    return Operation(Service.CODEC, "Decode", _decode_request(codes, "pcm_f32le", options), read)
+
+
+def decode_file(
+    codes: EncodedAudio | NDArray[np.integer], encoding: OutputEncoding, options: DecodeOptions
+) -> Operation[bytes]:
+    """Turns codes into the bytes of an audio file."""
+
+    def read(response: codec_pb2.DecodeResponse) -> bytes:
+        if read_encoding(response.format) != encoding:
+            raise ProtocolError(f"format: {read_encoding(response.format)} came, {encoding} was asked for")
+        return response.audio
+
+    return Operation(Service.CODEC, "Decode", _decode_request(codes, encoding, options), read)
+
+
+def _decode_request(
+    codes: EncodedAudio | NDArray[np.integer], encoding: OutputEncoding, options: DecodeOptions
+) -> codec_pb2.DecodeRequest:
+    request = codec_pb2.DecodeRequest()
+    put_decoding(request, options, encoding)
+    try:
+        if isinstance(codes, EncodedAudio):
+            request.codes.CopyFrom(pack_codes(codes.codes, codes.bits_per_code, scales=codes.scales))
+            request.model = request.model or codes.model
+            request.sample_count = request.sample_count or codes.sample_count
+        else:
+            request.codes.CopyFrom(pack_codes(codes, bits_per_code(options.get("codebook_size", 1024))))
+    except ValueError as error:
+        raise refused("codes", str(error)) from None
+    return request
+
+
+def compress(encoded: EncodedAudio) -> Operation[EcdcFile]:
+    """Makes an entropy-coded file."""
+    try:
+        name, form = form_of(encoded)
+        codes = pack_codes(encoded.codes, encoded.bits_per_code, scales=encoded.scales)
+    except ValueError as error:
+        raise refused("codes", str(error)) from None
+    request = codec_pb2.CompressCodesRequest(model=encoded.model, codes=codes, sample_count=encoded.sample_count)
+
+    def read(response: codec_pb2.CompressCodesResponse) -> EcdcFile:
+        books = encoded.codes.shape[0]
+        return EcdcFile(name, encoded.sample_count, books, True, response.data, form, response.model)
+
+    return Operation(Service.CODEC, "CompressCodes", request, read)
+
+
+def expand(file: EcdcFile, model: str) -> Operation[EncodedAudio]:
+    """Reads an entropy-coded file."""
+    request = codec_pb2.ExpandCodesRequest(
+        model=model or file.decoding_model,
+        data=file.payload,
+        codebook_count=file.codebook_count,
+        sample_count=file.sample_count,
+    )
+    return Operation(Service.CODEC, "ExpandCodes", request, _encoded)
+
+
+def _encoded(response: codec_pb2.EncodeResponse | codec_pb2.ExpandCodesResponse) -> EncodedAudio:
+    return EncodedAudio(
+        codes=read_codes(response.codes),
+        bits_per_code=response.codes.bits_per_code,
+        model=response.model,
+        sample_count=response.sample_count,
+        sample_rate_hz=response.format.sample_rate_hz,
+        channel_count=response.format.channel_count,
+        bandwidth_kbps=response.bandwidth_kbps,
+        scales=tuple(response.codes.scales),
+    )
 
 
 def analyze(audio: AudioFile, *, model: str = "", threshold: float | None = None) -> Operation[Analysis]:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.audio import Encoding, Samples, WavWriter
+from antiphon.audio import OutputEncoding, Samples, WavWriter
 from antiphon.errors import AntiphonError
 
 
@@ -97,7 +97,7 @@ class Chunk:
     """A piece of a stream of audio.
 
     Attributes:
-        samples: float32 [samples, channels]; read-only.
+        samples: float32 [samples, channels]; read-only. Empty where `encoding` is that of a file.
         sequence: Number of the chunk in its stream, from 0.
         first_sample: Index of its first sample (of each channel) in the whole piece.
         is_final: True in the last chunk of the piece.
@@ -110,7 +110,7 @@ class Chunk:
     sample_rate_hz: int
     is_final: bool
     data: bytes
-    encoding: Encoding
+    encoding: OutputEncoding
 
     @property
     def duration_seconds(self) -> float:
@@ -139,7 +139,7 @@ class Started:
     top_p: float
     cfg_coef: float
     use_sampling: bool
-    encoding: Encoding
+    encoding: OutputEncoding
     sample_rate_hz: int
     channel_count: int
     frame_rate_hz: float
@@ -252,6 +252,21 @@ class EncodedAudio:
     sample_rate_hz: int
     channel_count: int
     bandwidth_kbps: float
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedChunk:
+    """A piece of a stream of codes.
+
+    Attributes:
+        codes: int32 [K, T] (codebooks, frames).
+        first_frame: Index of its first frame in the whole piece.
+        scales: Loudness of each frame's segment, for models that normalise their input; else empty.
+    """
+
+    codes: NDArray[np.int32]
+    first_frame: int
     scales: tuple[float, ...]
 
 
