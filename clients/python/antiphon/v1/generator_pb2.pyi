@@ -45,7 +45,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg_coef: _Optional[float] = ..., use_sampling: _Optional[bool] = ...) -> None: ...
 
 class GenerationConfig(_message.Message):
-    __slots__ = ("model", "prompts", "duration", "sampling", "seed", "output_format", "include_codes", "pacing", "prompt_audio", "resume")
+    __slots__ = ("model", "prompts", "duration", "sampling", "seed", "output_format", "include_codes", "pacing", "prompt_audio", "resume", "endless")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class GenerationConfig(_message.Message):
     PACING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_AUDIO_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    ENDLESS_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[WeightedPrompt]
     duration: _duration_pb2.Duration
@@ -66,7 +67,8 @@ class GenerationConfig(_message.Message):
     pacing: Pacing
     prompt_audio: PromptAudioConfig
     resume: ResumePoint
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., include_codes: _Optional[bool] = ..., pacing: _Optional[_Union[Pacing, _Mapping]] = ..., prompt_audio: _Optional[_Union[PromptAudioConfig, _Mapping]] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ...) -> None: ...
+    endless: bool
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., include_codes: _Optional[bool] = ..., pacing: _Optional[_Union[Pacing, _Mapping]] = ..., prompt_audio: _Optional[_Union[PromptAudioConfig, _Mapping]] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ..., endless: _Optional[bool] = ...) -> None: ...
 
 class Pacing(_message.Message):
     __slots__ = ("initial_credit",)
@@ -83,12 +85,14 @@ class PromptAudioConfig(_message.Message):
     def __init__(self, format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., use: _Optional[_Union[PromptAudioUse, str]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("codes", "received_samples")
+    __slots__ = ("codes", "received_samples", "updates")
     CODES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
     codes: _audio_pb2.CodeFrames
     received_samples: int
-    def __init__(self, codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., received_samples: _Optional[int] = ...) -> None: ...
+    updates: _containers.RepeatedCompositeFieldContainer[AppliedUpdate]
+    def __init__(self, codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., received_samples: _Optional[int] = ..., updates: _Optional[_Iterable[_Union[AppliedUpdate, _Mapping]]] = ...) -> None: ...
 
 class StreamGenerateRequest(_message.Message):
     __slots__ = ("config", "prompt_audio", "control", "update", "credit")
@@ -138,6 +142,14 @@ class GenerationUpdate(_message.Message):
     blend_steps: int
     def __init__(self, prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., blend_steps: _Optional[int] = ...) -> None: ...
 
+class AppliedUpdate(_message.Message):
+    __slots__ = ("step", "update")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    update: GenerationUpdate
+    def __init__(self, step: _Optional[int] = ..., update: _Optional[_Union[GenerationUpdate, _Mapping]] = ...) -> None: ...
+
 class Credit(_message.Message):
     __slots__ = ("duration",)
     DURATION_FIELD_NUMBER: _ClassVar[int]
@@ -145,18 +157,20 @@ class Credit(_message.Message):
     def __init__(self, duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StreamGenerateResponse(_message.Message):
-    __slots__ = ("started", "progress", "audio", "codes", "finished")
+    __slots__ = ("started", "progress", "audio", "codes", "finished", "updated")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
     started: GenerationStarted
     progress: GenerationProgress
     audio: _audio_pb2.AudioChunk
     codes: _audio_pb2.CodeFrames
     finished: GenerationFinished
-    def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., progress: _Optional[_Union[GenerationProgress, _Mapping]] = ..., audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
+    updated: AppliedUpdate
+    def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., progress: _Optional[_Union[GenerationProgress, _Mapping]] = ..., audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., updated: _Optional[_Union[AppliedUpdate, _Mapping]] = ...) -> None: ...
 
 class GenerationStarted(_message.Message):
     __slots__ = ("config", "format", "frame_rate_hz", "total_samples", "total_steps")
@@ -231,6 +245,20 @@ class GenerateResponse(_message.Message):
     codes: _audio_pb2.CodeFrames
     finished: GenerationFinished
     def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., audio: _Optional[bytes] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
+
+class GenerateBatchRequest(_message.Message):
+    __slots__ = ("configs",)
+    CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    configs: _containers.RepeatedCompositeFieldContainer[GenerationConfig]
+    def __init__(self, configs: _Optional[_Iterable[_Union[GenerationConfig, _Mapping]]] = ...) -> None: ...
+
+class GenerateBatchResponse(_message.Message):
+    __slots__ = ("index", "response")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    response: StreamGenerateResponse
+    def __init__(self, index: _Optional[int] = ..., response: _Optional[_Union[StreamGenerateResponse, _Mapping]] = ...) -> None: ...
 
 class GenerateFileRequest(_message.Message):
     __slots__ = ("kind", "text", "duration", "temperature", "top_k", "top_p", "cfg_coef", "seed", "model")

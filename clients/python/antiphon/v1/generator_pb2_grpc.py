@@ -51,6 +51,11 @@ class GeneratorServiceStub:
                 request_serializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateBatch = channel.unary_stream(
+                '/antiphon.v1.GeneratorService/GenerateBatch',
+                request_serializer=antiphon_dot_v1_dot_generator__pb2.GenerateBatchRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_generator__pb2.GenerateBatchResponse.FromString,
+                _registered_method=True)
         self.GenerateFile = channel.unary_stream(
                 '/antiphon.v1.GeneratorService/GenerateFile',
                 request_serializer=antiphon_dot_v1_dot_generator__pb2.GenerateFileRequest.SerializeToString,
@@ -87,6 +92,17 @@ class GeneratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateBatch(self, request, context):
+        """Generates several pieces in one call, and streams them while they are made.
+
+        Each config is a request of its own: it gives the same audio as alone, and its responses are those of
+        StreamGenerate, in the same order. They come interleaved. All are taken, or none. The call ends when all have
+        ended; the failure of one ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GenerateFile(self, request, context):
         """Generates a piece as a file for HTTP clients: the body streams while it is made.
         """
@@ -111,6 +127,11 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.FromString,
                     response_serializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'GenerateBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateBatch,
+                    request_deserializer=antiphon_dot_v1_dot_generator__pb2.GenerateBatchRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_generator__pb2.GenerateBatchResponse.SerializeToString,
             ),
             'GenerateFile': grpc.unary_stream_rpc_method_handler(
                     servicer.GenerateFile,
@@ -200,6 +221,33 @@ class GeneratorService:
             '/antiphon.v1.GeneratorService/StreamGenerate',
             antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.SerializeToString,
             antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/antiphon.v1.GeneratorService/GenerateBatch',
+            antiphon_dot_v1_dot_generator__pb2.GenerateBatchRequest.SerializeToString,
+            antiphon_dot_v1_dot_generator__pb2.GenerateBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,13 @@ class GeneratorServiceStub:
     before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
     `codes` as they come, then `finished`. The client may half-close after the config.
     """
+    GenerateBatch: _grpc.UnaryStreamMultiCallable[_generator_pb2.GenerateBatchRequest, _generator_pb2.GenerateBatchResponse]
+    """Generates several pieces in one call, and streams them while they are made.
+
+    Each config is a request of its own: it gives the same audio as alone, and its responses are those of
+    StreamGenerate, in the same order. They come interleaved. All are taken, or none. The call ends when all have
+    ended; the failure of one ends it.
+    """
     GenerateFile: _grpc.UnaryStreamMultiCallable[_generator_pb2.GenerateFileRequest, _httpbody_pb2.HttpBody]
     """Generates a piece as a file for HTTP clients: the body streams while it is made."""
 
@@ -67,6 +74,13 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     The first request holds `config`; what may follow is data or control. A stream without a config, data
     before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
     `codes` as they come, then `finished`. The client may half-close after the config.
+    """
+    GenerateBatch: _aio.UnaryStreamMultiCallable[_generator_pb2.GenerateBatchRequest, _generator_pb2.GenerateBatchResponse]  # type: ignore[assignment]
+    """Generates several pieces in one call, and streams them while they are made.
+
+    Each config is a request of its own: it gives the same audio as alone, and its responses are those of
+    StreamGenerate, in the same order. They come interleaved. All are taken, or none. The call ends when all have
+    ended; the failure of one ends it.
     """
     GenerateFile: _aio.UnaryStreamMultiCallable[_generator_pb2.GenerateFileRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Generates a piece as a file for HTTP clients: the body streams while it is made."""
@@ -101,6 +115,19 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         The first request holds `config`; what may follow is data or control. A stream without a config, data
         before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
         `codes` as they come, then `finished`. The client may half-close after the config.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateBatch(
+        self,
+        request: _generator_pb2.GenerateBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generator_pb2.GenerateBatchResponse], _abc.AsyncIterator[_generator_pb2.GenerateBatchResponse]]:
+        """Generates several pieces in one call, and streams them while they are made.
+
+        Each config is a request of its own: it gives the same audio as alone, and its responses are those of
+        StreamGenerate, in the same order. They come interleaved. All are taken, or none. The call ends when all have
+        ended; the failure of one ends it.
         """
 
     @_abc_1.abstractmethod
