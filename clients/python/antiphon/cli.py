@@ -1,10 +1,8 @@
-"""The command line: `antiphon generate`, `antiphon models`, `antiphon health`."""
+"""The command line: `antiphon generate`, `encode`, `decode`, `models` and `health`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from antiphon.audio import WavWriter
-from antiphon.client import Client
-from antiphon.connection import DEFAULT_TARGET, VERSION
-from antiphon.errors import AntiphonError
+from antiphon.codec_cli import decode, encode
+from antiphon.command import Target, Timeout, Tls, connected, is_standard, name_of
+from antiphon.connection import VERSION
 from antiphon.results import HealthStatus, Service, Started
 from antiphon.streams import GenerationStream
 from antiphon.terminal import Meter, complain, explain, say
@@ -27,12 +25,9 @@ QUICK_SECONDS = 5.0
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Streams music and sound from text. Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY.",
+    help="Streams music and sound from text, and turns audio into codes and back.\n\n"
+    "Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY.",
 )
-
-Target = Annotated[str | None, typer.Option(help=f"host:port; default: ANTIPHON_TARGET, else {DEFAULT_TARGET}.")]
-Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's root certificates.")]
-Timeout = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -71,7 +66,7 @@ def generate(
     """Make audio from a text and write it while it comes in."""
     meter = Meter()
     interrupted = False
-    with _connected(target, tls) as client:
+    with connected(target, tls) as client:
         stream = client.stream_generate(
             prompt,
             model=model,
@@ -96,7 +91,7 @@ def generate(
                     np.save(file, stream.codes)
             if stream.started is not None:
                 form = f"{stream.started.sample_rate_hz} Hz, seed {stream.started.seed}"
-                say(f"{_name(output)}: {meter.made:.1f} s, {form}, {meter.figures}")
+                say(f"{name_of(output)}: {meter.made:.1f} s, {form}, {meter.figures}")
     if interrupted:
         say("interrupted")
         raise typer.Exit(INTERRUPTED)
@@ -113,13 +108,9 @@ def _write(stream: GenerationStream, output: Path, meter: Meter) -> None:
                 meter.reach(wav.duration_seconds)
 
 
-def _name(output: Path) -> str:
-    return "stdout" if str(output) == "-" else str(output)
-
-
 def _wav_writer(output: Path, started: Started) -> WavWriter:
     writer = WavWriter(
-        sys.stdout.buffer if str(output) == "-" else output,
+        sys.stdout.buffer if is_standard(output) else output,
         sample_rate_hz=started.sample_rate_hz,
         channel_count=started.channel_count,
         total_samples=started.total_samples,
@@ -129,10 +120,14 @@ def _wav_writer(output: Path, started: Started) -> WavWriter:
     return writer
 
 
+app.command()(encode)
+app.command()(decode)
+
+
 @app.command()
 def models(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
     """List the models that are loaded."""
-    with _connected(target, tls) as client:
+    with connected(target, tls) as client:
         found = client.list_models(timeout=timeout)
         if len(found.errors) == len(Service):
             raise found.errors[Service.GENERATOR]
@@ -161,7 +156,7 @@ def models(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SEC
 @app.command()
 def health(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
     """Show how the services are; exit with 1 unless all are SERVING."""
-    with _connected(target, tls) as client:
+    with connected(target, tls) as client:
         statuses = client.health(timeout=timeout)
     for service, status in statuses.items():
         print(f"{service.value:<10}{status.value}")
@@ -171,22 +166,6 @@ def health(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SEC
             "they may be loading their models; antiphon health --target names another address",
         )
         raise typer.Exit(1)
-
-
-@contextmanager
-def _connected(target: str | None, tls: bool) -> Iterator[Client]:
-    """Yields a client; an error of its calls ends the command with two lines and exit code 1."""
-    try:
-        client = Client(target, tls=tls)
-    except ValueError as error:
-        complain(str(error), "look at ANTIPHON_API_KEY")
-        raise typer.Exit(1) from None
-    with client:
-        try:
-            yield client
-        except AntiphonError as error:
-            complain(*explain(error, client.target))
-            raise typer.Exit(1) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

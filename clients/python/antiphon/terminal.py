@@ -14,6 +14,7 @@ from antiphon.errors import (
     AntiphonError,
     CancelledError,
     DeadlineExceededError,
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -107,12 +108,14 @@ def explain(error: AntiphonError, target: str) -> tuple[str, str]:
         message = "; ".join(f"{v.field}: {v.description}" for v in error.violations)
     match error:
         case InvalidArgumentError():
-            hint = "antiphon generate --help shows the ranges, antiphon models the longest duration"
+            hint = "--help after the command shows the ranges, antiphon models the longest duration"
         case NotFoundError():
             hint = "antiphon models shows the models that are loaded"
         case UnavailableError():
             message = f"{target}: no answer ({message})"
             hint = "start the services with make up, or name another address with --target or ANTIPHON_TARGET"
+        case FailedPreconditionError():
+            hint = "antiphon models shows what is loaded; leave out the option that asks for more"
         case ResourceExhaustedError():
             wait = error.retry_after_seconds
             hint = "the server is busy; try again " + (f"in {wait:g} s" if wait else "later")
