@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from audiocraft.models import builders
 from audiocraft.models.encodec import HFEncodecCompressionModel
+from omegaconf import OmegaConf
 from transformers import EncodecConfig, EncodecModel
 
 from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec, save
@@ -107,3 +109,38 @@ def _fit_codebooks(books: list[torch.Tensor], spread: float) -> None:
     """Fill codebooks with entries of the encoder's scale: untrained, its output would reach but a few of them."""
     for index, book in enumerate(books):
         book.data.copy_(torch.randn(book.shape) * spread * 0.8**index)
+
+
+def save_diffusion(path: Path, bands: int = 2, dimension: int = 64) -> Path:
+    """Write a small MultiBandDiffusion checkpoint in the layout of facebook/multiband-diffusion, for 24 kHz."""
+    package: dict[Any, Any] = {"sample_rate": 24_000, "n_bands": bands}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for band in range(bands):
+            config = OmegaConf.create(
+                {
+                    "channels": 1,
+                    "diffusion_unet": {
+                        "hidden": 8,
+                        "depth": 2,
+                        "growth": 2,
+                        "kernel": 8,
+                        "stride": 4,
+                        "bilstm": True,
+                        "codec_dim": dimension,
+                        "emb_all_layers": True,
+                    },
+                    "schedule": {"beta_t0": 1e-5, "beta_t1": 2.9e-2, "beta_exp": 7.5, "num_steps": 1000, "clip": 5.0},
+                    "processor": {"name": "multi_band_processor", "use": True, "n_bands": 4, "num_samples": 10},
+                }
+            )
+            processor = builders.get_processor(config.processor, sample_rate=24_000)
+            for name, value in (("counts", 10.0), ("sum_x2", 1.0), ("sum_target_x2", 2.0)):
+                getattr(processor, name).fill_(value)
+            package[band] = {
+                "cfg": config,
+                "model_state": builders.get_diffusion_model(config).state_dict(),
+                "processor_state": processor.state_dict(),
+            }
+    torch.save(package, path)
+    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import encodec
+import encodec.model
 import pytest
 import torch
 from audiocraft.models.encodec import InterleaveStereoCompressionModel
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.models.codecs import Codec, Frames, codec_of
+from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec
 from tests import codec_models
 from tests.codec_models import noise
 
@@ -90,8 +91,8 @@ def test_two_channels_alternate() -> None:
 
 
 def test_a_piece_that_is_needed_whole() -> None:
-    config = codec_models.CODEC_CONFIG.replace("causal: true, renormalize: false", "causal: false, renormalize: true")
-    model = codec_models.build_codec(config).eval()
+    config = CODEC_CONFIG.replace("causal: true, renormalize: false", "causal: false, renormalize: true")
+    model = build_codec(config).eval()
     codec = codec_of(model)
     assert not codec.is_streamable
     audio = noise(0.2, 32_000)
@@ -107,7 +108,7 @@ def test_a_piece_that_is_needed_whole() -> None:
 def test_the_true_shapes_have_the_weights_of_the_public_package(name: str) -> None:
     """The shapes of the tests are those of the released models: same layers, same number of parameters."""
     make = {"encodec_24khz": "encodec_model_24khz", "encodec_48khz": "encodec_model_48khz"}[name]
-    theirs = getattr(encodec.EncodecModel, make)(pretrained=False)
+    theirs = getattr(encodec.model.EncodecModel, make)(pretrained=False)
     ours = codec_models.transformers_codec(name)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
