@@ -1,0 +1,1 @@
+"""The native code of the CPU executor and how it is built."""

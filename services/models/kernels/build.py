@@ -1,0 +1,110 @@
+"""Compiles the kernels for this CPU, once, and loads them.
+
+    python -m services.models.kernels.build
+
+does it ahead of time and prints where the library is. `ANTIPHON_KERNELS` names the folder that keeps it; the default
+is in the user's cache. The compiler is `$CXX`, or the first of c++, g++, clang++ that is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch  # noqa: F401  (its OpenMP must be there first: two of them would fight for the cores)
+
+_log = logging.getLogger("antiphon.kernels")
+_FOLDER = Path(__file__).parent
+_SOURCES = sorted([*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*.h")])
+_FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi"]
+
+
+class NoCompiler(Exception):
+    """The kernels can't be built here; the message says why."""
+
+
+def load() -> ctypes.CDLL:
+    """Return the kernels, compiled for this CPU; what was compiled before is used again.
+
+    Raises:
+        NoCompiler: there is no compiler, or it fails.
+    """
+    return ctypes.CDLL(str(build()))
+
+
+def build() -> Path:
+    """Compile the kernels unless that has been done, and return the library's path.
+
+    Raises:
+        NoCompiler: there is no compiler, or it fails.
+    """
+    command = _compiler()
+    digest = hashlib.sha256(repr((command, _FLAGS, _cpu())).encode())
+    for source in _SOURCES:
+        digest.update(source.read_bytes())
+    for folder in _folders():
+        library = folder / f"decoder-{digest.hexdigest()[:16]}.so"
+        if library.exists():
+            return library
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Under another name first: two services may start at once.
+            handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
+        except OSError:
+            continue  # read-only
+        os.close(handle)
+        _compile(command, Path(name))
+        os.replace(name, library)
+        return library
+    raise NoCompiler("no folder to keep the library in can be written; hint: set ANTIPHON_KERNELS to one that can")
+
+
+def _compile(command: list[str], library: Path) -> None:
+    arguments = [*command, *_FLAGS, "-o", str(library), str(_FOLDER / "decoder.cpp")]
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    except OSError as error:
+        library.unlink()
+        raise NoCompiler(f"{command[0]}: {error}") from error
+    if done.returncode:
+        library.unlink()
+        raise NoCompiler(f"{shlex.join(arguments)}: {done.stderr[-2000:]}")
+    _log.info("kernels compiled", extra={"library": str(library)})
+
+
+def _compiler() -> list[str]:
+    if "CXX" in os.environ:
+        return shlex.split(os.environ["CXX"]) or ["c++"]
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise NoCompiler("no C++ compiler is there; hint: install g++, or set CXX")
+
+
+def _folders() -> list[Path]:
+    if "ANTIPHON_KERNELS" in os.environ:
+        return [Path(os.environ["ANTIPHON_KERNELS"])]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [cache / "antiphon", Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}"]
+
+
+def _cpu() -> str:
+    """Return what tells this CPU from others that can't run the same instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("flags", "features", "model name")
+    return "\n".join(sorted({line for line in lines if line.lower().startswith(names)}))
+
+
+if __name__ == "__main__":
+    print(build())

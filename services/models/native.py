@@ -1,0 +1,316 @@
+"""Runs a language model on the CPU with our own kernels: weights of 32, 16 or 8 bits, caches of the same.
+
+PyTorch's products are made for many rows; a decode step has few, and is bound by reading the weights and the caches.
+The kernels (services/models/kernels) read each weight once for all rows, and hold keys and values at the weights'
+precision. Every row is computed in a fixed order of its own, so its bits depend neither on its neighbours nor on how
+many positions come in together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from services.models.conditions import RowConditions
+from services.models.executor import UnsupportedModel, guide
+from services.models.kernels import build
+from services.models.weights import LinearWeights, NormWeights, Weights, read_weights
+
+PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
+LANES = 16
+GROUP = 64
+_CACHE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+_HEAD_DIMS = (16, 32, 48, 64, 80, 96, 128)
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_double))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("norm1", _Norm),
+        ("qkv", _Linear),
+        ("out", _Linear),
+        ("norm_cross", _Norm),
+        ("query", _Linear),
+        ("key_value", _Linear),
+        ("cross_out", _Linear),
+        ("norm2", _Norm),
+        ("up", _Linear),
+        ("down", _Linear),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        ("layer_count", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("precision", ctypes.c_int64),
+        ("crossed", ctypes.c_int64),
+        ("relu", ctypes.c_int64),
+        ("out_norm", _Norm),
+        ("head", _Linear),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("key_scales", ctypes.c_void_p),
+        ("value_scales", ctypes.c_void_p),
+        ("capacity", ctypes.c_int64),
+    )
+
+
+class _Source(ctypes.Structure):
+    _fields_ = (("cache", _Cache), ("length", ctypes.c_int64), ("weight", ctypes.c_double))
+
+
+class _Run(ctypes.Structure):
+    _fields_ = (
+        ("cache", _Cache),
+        ("sources", ctypes.POINTER(_Source)),
+        ("source_count", ctypes.c_int64),
+        ("position", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+    )
+
+
+@dataclass
+class _Memory:
+    """Keys and values of every layer and head for ``capacity`` positions; the tensors own what ``cache`` points at."""
+
+    cache: _Cache
+    tensors: tuple[torch.Tensor, ...]
+
+
+@dataclass
+class _Row:
+    memory: _Memory
+    sources: ctypes.Array[_Source]
+    source_memory: list[_Memory]
+    filled: int = 0
+
+
+@dataclass
+class NativeState:
+    """The place of one stream. ``position`` counts its steps."""
+
+    rows: list[_Row] = field(default_factory=list)
+    position: int = 0
+
+
+class NativeExecutor:
+    """The ``Executor`` of CPUs, at ``precision`` "fp32", "bf16" or "int8".
+
+    int8 has a scale for each output of a weight, for each 64 inputs of a product, and for each position of a cache.
+
+    Raises:
+        UnsupportedModel: the model has a part, or a size, that the kernels do not run.
+        NoCompiler: there is nothing to build the kernels with.
+    """
+
+    def __init__(self, lm: Any, precision: str = "fp32") -> None:
+        weights = read_weights(lm)
+        _check(weights)
+        self._library = build.load()
+        self.lm = lm
+        self.device = torch.device("cpu")
+        self.precision = precision
+        self.start_token = weights.start_token
+        self._weights = weights
+        self._kept: list[Any] = []
+        self._model = self._pack(weights)
+        self._embeddings = weights.embeddings.flatten(0, 1).clone()
+        self._offsets = torch.arange(weights.books) * (weights.card + 1)
+        self._positions = weights.positions(2048)
+
+    @torch.inference_mode()
+    def begin(self, conditions: Sequence[RowConditions], length: int) -> NativeState:
+        state = NativeState()
+        for row in conditions:
+            whole = length + (0 if row.prepend is None else len(row.prepend))
+            sources, memory = self._project(row)
+            state.rows.append(_Row(self._memory(whole), sources, memory))
+        for own, row in zip(state.rows, conditions, strict=True):
+            if row.prepend is not None:
+                self._run([(own, row.prepend)], [])
+        return state
+
+    @torch.inference_mode()
+    def recondition(self, state: NativeState, conditions: Sequence[RowConditions]) -> None:
+        if len(conditions) != len(state.rows) or any(row.prepend is not None for row in conditions):
+            raise ValueError("conditions: other rows than at the beginning, or some that stand before the first token")
+        for row, new in zip(state.rows, conditions, strict=True):
+            row.sources, row.source_memory = self._project(new)
+
+    @torch.inference_mode()
+    def step(
+        self, states: Sequence[NativeState], tokens: Sequence[torch.Tensor], guidance: Sequence[float]
+    ) -> torch.Tensor:
+        runs, lasts, count = [], [], 0
+        for state, known in zip(states, tokens, strict=True):
+            embedded = self._embed(known)
+            for row in state.rows:
+                runs.append((row, embedded))
+                count += len(known)
+                lasts.append(count - 1)
+            state.position += len(known)
+        logits = self._run(runs, lasts).view(len(lasts), self._weights.books, self._weights.card)
+        return guide(logits, [len(state.rows) for state in states], guidance)
+
+    def end(self, state: NativeState) -> None:
+        state.rows.clear()
+
+    def cache_bytes(self, length: int) -> int:
+        """Return what one row of a stream of so many steps takes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._memory(length).tensors)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What is read at each step, whatever the number of rows."""
+        return sum(t.numel() * t.element_size() for t in self._kept if isinstance(t, torch.Tensor))
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        books = torch.nn.functional.embedding(tokens + self._offsets, self._embeddings).unbind(1)
+        embedded = books[0]
+        for book in books[1:]:
+            embedded = embedded + book
+        return embedded
+
+    def _run(self, pieces: Sequence[tuple[_Row, torch.Tensor]], lasts: Sequence[int]) -> torch.Tensor:
+        runs = (_Run * len(pieces))()
+        inputs = []
+        for run, (row, embedded) in zip(runs, pieces, strict=True):
+            end = row.filled + len(embedded)
+            if end > len(self._positions):
+                self._positions = self._weights.positions(2 * end)
+            inputs.append(embedded + self._positions[row.filled : end])
+            run.cache, run.position, run.count = row.memory.cache, row.filled, len(embedded)
+            run.sources, run.source_count = row.sources, len(row.sources)
+            row.filled = end
+        x = torch.cat(inputs)
+        logits = torch.empty(len(lasts), self._model.head.outputs)
+        picked = (ctypes.c_int64 * len(lasts))(*lasts)
+        failed = self._library.antiphon_step(
+            ctypes.byref(self._model),
+            runs,
+            ctypes.c_int64(len(runs)),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_int64(len(x)),
+            picked,
+            ctypes.c_int64(len(lasts)),
+            ctypes.c_void_p(logits.data_ptr()),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError("no memory for a step")
+        return logits
+
+    def _project(self, conditions: RowConditions) -> tuple[ctypes.Array[_Source], list[_Memory]]:
+        """Return what the sources of a row look like to every layer, and who owns it."""
+        if not self._model.crossed:
+            return (_Source * 0)(), []
+        memories = []
+        sources = (_Source * len(conditions.cross))()
+        for entry, (source, weight) in zip(sources, conditions.cross, strict=True):
+            plain = source.float().contiguous()
+            memory = self._memory(len(plain))
+            failed = self._library.antiphon_project(
+                ctypes.byref(self._model),
+                ctypes.c_void_p(plain.data_ptr()),
+                ctypes.c_int64(len(plain)),
+                ctypes.byref(memory.cache),
+                ctypes.c_int64(torch.get_num_threads()),
+            )
+            if failed:
+                raise MemoryError("no memory for a prompt")
+            entry.cache, entry.length, entry.weight = memory.cache, len(plain), weight
+            memories.append(memory)
+        return sources, memories
+
+    def _memory(self, length: int) -> _Memory:
+        capacity = -(-length // LANES) * LANES
+        heads = len(self._weights.layers) * self._weights.num_heads
+        shape = (heads, capacity, self._weights.head_dim)
+        keys, values = (torch.empty(shape, dtype=_CACHE_TYPES[self.precision]) for _ in range(2))
+        if self.precision != "int8":
+            return _Memory(_Cache(keys.data_ptr(), values.data_ptr(), None, None, capacity), (keys, values))
+        key_scales, value_scales = (torch.empty(heads, capacity) for _ in range(2))
+        tensors = (keys, values, key_scales, value_scales)
+        return _Memory(_Cache(*(tensor.data_ptr() for tensor in tensors), capacity), tensors)
+
+    def _pack(self, weights: Weights) -> _Model:
+        layers = (_Layer * len(weights.layers))()
+        for packed, layer in zip(layers, weights.layers, strict=True):
+            packed.norm1, packed.norm2 = self._norm(layer.norm1), self._norm(layer.norm2)
+            packed.qkv, packed.out = self._linear(layer.qkv), self._linear(layer.out)
+            packed.up, packed.down = self._linear(layer.up), self._linear(layer.down)
+            if layer.cross is not None:
+                packed.norm_cross = self._norm(layer.cross.norm)
+                packed.query, packed.cross_out = self._linear(layer.cross.query), self._linear(layer.cross.out)
+                packed.key_value = self._linear(layer.cross.key_value)
+        self._kept.append(layers)
+        return _Model(
+            layers=layers,
+            layer_count=len(layers),
+            dim=weights.dim,
+            heads=weights.num_heads,
+            hidden=weights.layers[0].up.weight.shape[0],
+            precision=PRECISIONS[self.precision],
+            crossed=weights.crossed,
+            relu=weights.activation == "relu",
+            out_norm=_Norm() if weights.out_norm is None else self._norm(weights.out_norm),
+            head=self._linear(weights.heads),
+        )
+
+    def _norm(self, norm: NormWeights) -> _Norm:
+        return _Norm(self._keep(norm.weight.clone()), self._keep(norm.bias.clone()), norm.eps)
+
+    def _linear(self, linear: LinearWeights) -> _Linear:
+        outputs, inputs = linear.weight.shape
+        weight, scales = linear.weight, None
+        if self.precision == "fp32":
+            packed = weight.view(-1, LANES, inputs).transpose(1, 2)
+        elif self.precision == "bf16":
+            packed = weight.bfloat16().view(-1, LANES, inputs // 2, 2).transpose(1, 2)
+        else:
+            scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            quantised = (weight / scale).round().add(128).to(torch.uint8)
+            packed = quantised.view(-1, LANES, inputs // 4, 4).transpose(1, 2)
+            scales = self._keep(scale[:, 0].contiguous())
+        bias = None if linear.bias is None else self._keep(linear.bias.clone())
+        return _Linear(self._keep(packed.contiguous()), scales, bias, outputs, inputs)
+
+    def _keep(self, tensor: torch.Tensor) -> int:
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+
+def _check(weights: Weights) -> None:
+    sizes = [weights.dim, weights.layers[0].up.weight.shape[0]]
+    if (
+        any(size % GROUP for size in sizes)
+        or weights.head_dim not in _HEAD_DIMS
+        or weights.heads.weight.shape[0] % LANES
+    ):
+        raise UnsupportedModel(f"language model: layers of {sizes} and heads of {weights.head_dim} can't be run")
