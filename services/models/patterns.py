@@ -10,8 +10,8 @@ import numpy as np
 class Schedule:
     """Which (frame, codebook) each step predicts, for a piece of a given length.
 
-    Step ``s`` (from 0) predicts ``frames[s, k]`` of codebook ``k``, or nothing where that is -1. A frame is whole
-    after the step ``last_step[frame]``.
+    Step ``s`` (from 0) predicts ``frames[s, k]`` of codebook ``k``, or nothing where that is -1, and takes in what the
+    step before predicted, ``inputs[s, k]``. A frame is whole after the step ``last_step[frame]``.
     """
 
     def __init__(self, provider: Any, frame_count: int) -> None:
@@ -23,6 +23,7 @@ class Schedule:
             for coordinate in coordinates:
                 if coordinate.t < frame_count:
                     self.frames[step, coordinate.q] = coordinate.t
+        self.inputs = np.concatenate([np.full((1, provider.n_q), -1, dtype=np.int64), self.frames[:-1]])
         last = np.zeros(frame_count, dtype=np.int64)
         for step, row in enumerate(self.frames):
             last[row[row >= 0]] = step
@@ -32,3 +33,7 @@ class Schedule:
     def whole_frames(self, steps_done: int) -> int:
         """Return how many frames from the start are whole after that many steps."""
         return int(np.searchsorted(self.last_step, steps_done, side="left"))
+
+    def first_step(self, frame: int) -> int:
+        """Return the first step that predicts a code of that frame."""
+        return int(np.argmax((self.frames == frame).any(axis=1)))

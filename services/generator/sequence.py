@@ -1,0 +1,152 @@
+"""What one request is in the engine: its codes, and the windows of the model in which they are made."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.generator.requests import GenerationRequest
+from services.models.conditions import RowConditions
+from services.models.patterns import Schedule
+from services.models.sessions import Session
+
+UNKNOWN = -1
+"""Stands for a code that is not drawn yet."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a piece that is longer than the model's window is made, as AudioCraft's ``extend_stride`` does it.
+
+    Every window but the last has ``size`` frames and begins ``stride`` frames after the one before, whose codes it
+    goes on from. A piece without an end is the same, with no last window.
+
+    Attributes:
+        size: the longest that the model makes at once, in frames.
+        stride: frames from the start of a window to the start of the next; below ``size``.
+        frame_count: of the piece; None where it has no end.
+    """
+
+    size: int
+    stride: int
+    frame_count: int | None
+
+    def at(self, known: int) -> tuple[int, int]:
+        """Return the first frame and the length of the window that makes the frame after so many known ones."""
+        first = 0 if known < self.size or not self.extended else ((known - self.size) // self.stride + 1) * self.stride
+        return first, self.size if self.frame_count is None else min(self.size, self.frame_count - first)
+
+    @property
+    def extended(self) -> bool:
+        """Whether there is more than one window."""
+        return self.frame_count is None or self.frame_count > self.size
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is worked out of a request before its first step, on any thread.
+
+    Attributes:
+        rows: conditions of the first window.
+        codes: int64 ``[K, P]``, the codes that the piece begins with; P may be 0.
+    """
+
+    rows: tuple[RowConditions, ...]
+    codes: NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request's place in the model.
+
+    Attributes:
+        rows: conditions of the rows, as they are in this window.
+        schedule: of this window.
+        codes: int64 ``[K, T]`` of this window, ``UNKNOWN`` where none is drawn yet.
+        first_frame: frame of the piece at which this window begins.
+        known: frames of this window that were there when it began.
+        first_draw: the first step of this window that predicts a code of another frame.
+        position: steps of this window that are taken in.
+        state: the executor's.
+        decoder: the codec's; None once the decoder is done.
+        total_steps: steps that draw codes, in all windows; 0 without an end.
+        steps: how many of them are done.
+        upcoming: the next window's conditions, where they are others.
+    """
+
+    request: GenerationRequest
+    windows: Windows
+    rows: tuple[RowConditions, ...]
+    schedule: Schedule
+    codes: NDArray[np.int64]
+    first_frame: int
+    known: int
+    first_draw: int
+    state: Any
+    decoder: Session
+    total_steps: int
+    start_token: int
+    position: int = 0
+    steps: int = 0
+    decoded_frames: int = 0
+    chunks: int = 0
+    samples: int = 0
+    upcoming: Future[tuple[RowConditions, ...]] | None = None
+
+    @property
+    def window_done(self) -> bool:
+        return self.position == self.schedule.step_count
+
+    @property
+    def done(self) -> bool:
+        """Whether every code of the piece is drawn."""
+        return self.window_done and self.first_frame + self.schedule.frame_count == self.windows.frame_count
+
+    @property
+    def whole_frames(self) -> int:
+        """Frames of the piece, from its start, whose codes are all there."""
+        return self.first_frame + max(self.known, self.schedule.whole_frames(self.position))
+
+    @property
+    def due(self) -> NDArray[np.int64]:
+        """Frames of the piece ``[K]`` whose codes the step that was taken in last predicts; -1 for none."""
+        frames = self.schedule.frames[self.position - 1]
+        return np.where(frames >= 0, frames + self.first_frame, -1)
+
+    def take(self, limit: int) -> torch.Tensor:
+        """Take in the next tokens, int64 ``[S, K]``: one, or as many known ones as there are, up to ``limit``."""
+        end = min(self.position + limit, max(self.position, self.first_draw) + 1)
+        frames = self.schedule.inputs[self.position : end]
+        books = np.arange(len(self.codes))
+        tokens = np.where(frames >= 0, self.codes[books, frames], self.start_token)
+        self.position = end
+        return torch.from_numpy(tokens)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the step that was taken in last predicts a code that is not known."""
+        return self.position > self.first_draw
+
+    def put(self, drawn: NDArray[np.int64]) -> None:
+        """Write what the last step drew, ``[K]``, where nothing is known."""
+        frames = self.schedule.frames[self.position - 1]
+        for book in np.flatnonzero(frames >= 0):
+            if self.codes[book, frames[book]] == UNKNOWN:
+                self.codes[book, frames[book]] = drawn[book]
+        self.steps += 1
+
+    def piece(self, first: int, end: int) -> NDArray[np.int64]:
+        """Return the codes of frames ``first`` to ``end`` of the piece, which lie in this window."""
+        return self.codes[:, first - self.first_frame : end - self.first_frame]
+
+
+def window_codes(codes: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return ``[K, length]`` that begins with the given codes; the rest is ``UNKNOWN``."""
+    room = np.full((len(codes), length), UNKNOWN, dtype=np.int64)
+    room[:, : codes.shape[1]] = codes
+    return room
