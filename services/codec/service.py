@@ -21,13 +21,15 @@ class CodecService:
         limits = AudioLimits(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
         self._engine = CodecEngine(settings.models, settings.device, settings.threads, limits)
         self._compression = Compression()
+        self._stream_limits = settings.max_streams, settings.max_stream_seconds
 
     def load(self) -> None:
         self._engine.load()
         self._compression.load(self._engine.facts)
 
     def register(self, server: grpc.aio.Server) -> None:
-        codec_pb2_grpc.add_CodecServiceServicer_to_server(CodecServicer(self._engine, self._compression), server)
+        servicer = CodecServicer(self._engine, self._compression, *self._stream_limits)
+        codec_pb2_grpc.add_CodecServiceServicer_to_server(servicer, server)
 
     def close(self) -> None:
         self._engine.close()

@@ -18,3 +18,7 @@ class CodecSettings(ModelSettings):
     max_audio_seconds: float = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="Longest piece, to encode or to decode."
     )
+    max_streams: int = Field(default=64, gt=0, description="Streams at once; more get RESOURCE_EXHAUSTED.")
+    max_stream_seconds: float = Field(
+        default=14_400.0, gt=0, allow_inf_nan=False, description="Longest stream, to encode or to decode."
+    )
