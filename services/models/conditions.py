@@ -8,6 +8,15 @@ from typing import Any
 
 import torch
 
+TEXT = "description"
+"""The condition that AudioCraft's models know a text by; a model's other text conditions are left empty."""
+MELODY = "self_wav"
+"""The condition that its melody checkpoints know audio by."""
+
+
+class UnsupportedConditions(Exception):
+    """Conditions that a model can't be given; the message says why."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -32,35 +41,89 @@ class RowConditions:
 
 
 class Conditioner:
-    """Prepares the conditions of a request for an ``LMModel``."""
+    """Prepares the conditions of a request for an ``LMModel``; keeps nothing of it, and runs on any thread."""
 
     def __init__(self, lm: Any) -> None:
         self._lm = lm
+        listeners = lm.condition_provider.conditioners
+        self.melody_rate_hz: int = int(listeners[MELODY].sample_rate) if MELODY in listeners else 0
+        """Rate of the melodies that it takes; 0 where it takes none."""
+        self.mixes_prompts: bool = TEXT in lm.fuser.fuse2cond["cross"]
+        """Whether it takes several prompts, and others in mid-stream: those that stand before the first token can't."""
 
     @torch.inference_mode()
-    def prepare(self, prompts: Sequence[Prompt], guided: bool) -> tuple[RowConditions, ...]:
-        """Return the conditional row and, when guided, the unconditional one after it."""
-        from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, ConditioningAttributes
+    def prepare(
+        self,
+        prompts: Sequence[Prompt],
+        guided: bool,
+        *,
+        apart: bool = False,
+        melody: torch.Tensor | None = None,
+    ) -> tuple[RowConditions, ...]:
+        """Return the conditional row and, when guided, the unconditional one after it.
 
+        Args:
+            apart: prepare the unconditional row by itself, as AudioCraft's two-step guidance does. Otherwise it is
+                padded to the length of the other.
+            melody: ``[C, T]`` at ``melody_rate_hz``.
+
+        Raises:
+            UnsupportedConditions: several prompts or a melody for a model that can't hear them.
+        """
+        if len(prompts) > 1 and not self.mixes_prompts:
+            raise UnsupportedConditions("prompts: this model hears its prompt before the first token, and takes one")
+        if melody is not None and not self.melody_rate_hz:
+            raise UnsupportedConditions("melody: this model hears none")
         total = sum(prompt.weight for prompt in prompts)
-        conditional: list[tuple[torch.Tensor, float]] = []
-        unconditional: list[tuple[torch.Tensor, float]] = []
-        for prompt in prompts:
-            attributes = [ConditioningAttributes(text={"description": prompt.text or None})]
-            # Together, as AudioCraft does: the null condition is then padded to the length of the text.
-            attributes += ClassifierFreeGuidanceDropout(p=1.0)(attributes) if guided else []
-            source = self._source(attributes)
-            conditional.append((source[0], prompt.weight / total))
-            if guided and not unconditional:
-                unconditional.append((source[1], 1.0))
-        rows = [RowConditions(tuple(conditional))]
-        return tuple(rows + ([RowConditions(tuple(unconditional))] if guided else []))
+        found = [self._rows(self.attributes(prompt.text, melody), guided, apart) for prompt in prompts]
+        weighted = [(rows[0], prompt.weight / total) for prompt, rows in zip(prompts, found, strict=True)]
+        cross = tuple((source, share * weight) for row, weight in weighted for source, share in row.cross)
+        return RowConditions(cross, found[0][0].prepend), *found[0][1:]
 
-    def _source(self, attributes: list[Any]) -> torch.Tensor:
-        """Return what the layers attend to, ``[rows, T, dim]``."""
+    def attributes(self, text: str, melody: torch.Tensor | None = None) -> Any:
+        """Return AudioCraft's ``ConditioningAttributes`` of a text and a melody, as ``MusicGen`` makes them."""
+        from audiocraft.modules.conditioners import ConditioningAttributes, WavCondition
+
+        provider = self._lm.condition_provider
+        device = self._lm.emb[0].weight.device
+        samples = torch.zeros(1, 1, device=device) if melody is None else melody.to(device)
+        length = torch.tensor([0 if melody is None else melody.shape[-1]], device=device)
+        return ConditioningAttributes(
+            text={name: (text or None) if name == TEXT else None for name in provider.text_conditions},
+            wav={
+                name: WavCondition(
+                    samples[None], length, sample_rate=[self.melody_rate_hz], path=[None], seek_time=[None]
+                )
+                for name in provider.wav_conditions
+            },
+        )
+
+    def _rows(self, attributes: Any, guided: bool, apart: bool) -> list[RowConditions]:
+        from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout
+
+        nothing = ClassifierFreeGuidanceDropout(p=1.0)([attributes]) if guided else []
+        if apart:
+            return [row for one in ([attributes], nothing) if one for row in self._fused(one)]
+        return self._fused([attributes, *nothing])
+
+    def _fused(self, attributes: list[Any]) -> list[RowConditions]:
+        """Return the row of each of the attributes, all padded to the same length."""
         provider = self._lm.condition_provider
         tensors = provider(provider.tokenize(attributes))
-        device = self._lm.emb[0].weight.device
-        dummy = torch.zeros(len(attributes), 1, self._lm.dim, device=device)
-        _, source = self._lm.fuser(dummy, tensors)
-        return torch.as_tensor(source)
+        start = torch.zeros(len(attributes), 1, self._lm.dim, device=self._lm.emb[0].weight.device)
+        fused, source = self._lm.fuser(start, tensors)
+        return [
+            RowConditions(
+                () if source is None else ((source[index], 1.0),),
+                fused[index, :-1] if fused.shape[1] > 1 else None,
+            )
+            for index in range(len(attributes))
+        ]
+
+
+def periodic(melody: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Return ``count`` samples of a melody ``[C, T]`` from ``first`` on, repeated without an end.
+
+    This is how AudioCraft gives each window of a long piece its part of the melody.
+    """
+    return melody[:, torch.arange(first, first + count) % melody.shape[1]]
