@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import tracemalloc
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from services.models.audio import (
@@ -112,10 +114,11 @@ def test_opens_no_other_file(tmp_path: Path) -> None:
         (AudioLimits(max_seconds=0.5), tone(1.0), 32_000, "too long"),
         (AudioLimits(max_values=30_000), tone(0.5, channels=2), 32_000, "too many samples"),
         (LIMITS, tone(0.01, channels=64), 32_000, "64 channels"),
+        (LIMITS, tone(0.01), 1, "sample rate"),
         (LIMITS, tone(0.1), 1_000, "sample rate"),
         (LIMITS, tone(0.1), 500_000, "sample rate"),
     ],
-    ids=["bytes", "seconds", "values", "channels", "low-rate", "high-rate"],
+    ids=["bytes", "seconds", "values", "channels", "one-hertz", "low-rate", "high-rate"],
 )
 def test_keeps_the_limits(limits: AudioLimits, samples: np.ndarray, rate: int, says: str) -> None:
     with pytest.raises(AudioError, match=says):
@@ -140,6 +143,44 @@ def test_a_decompression_bomb_uses_no_memory(told: bool) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("kind", ["ogg", "mp3", "m4a", "aac", "webm"])
+def test_a_bomb_of_any_kind_is_refused_early(kind: str) -> None:
+    silence = np.zeros((48_000, 1), np.float32)
+    if kind == "ogg":
+        buffer = io.BytesIO()
+        # libvorbis has no room for a minute at once.
+        with soundfile.SoundFile(buffer, "w", 48_000, 1, format="OGG", subtype="VORBIS") as file:
+            for _ in range(60):
+                file.write(silence)
+        bomb = buffer.getvalue()
+    else:
+        bomb = encoded(kind, np.tile(silence, (60, 1)), 48_000)
+    tracemalloc.start()
+    with pytest.raises(AudioError, match="too long"):
+        read_audio(bomb, AudioLimits(max_seconds=2.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_refuses_a_rate_that_changes_on_the_way() -> None:
+    changing = encoded("aac", tone(0.5)) + encoded("aac", tone(0.5, 48_000, 2), 48_000)
+    with pytest.raises(AudioError, match="changes its sample rate"):
+        read_audio(changing, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("offset", "layout", "value"),
+    [(22, "<H", 0), (22, "<H", 65_535), (24, "<I", 0), (24, "<I", 0xFFFFFFFF), (34, "<H", 0), (20, "<H", 0x55)],
+    ids=["no-channels", "all-channels", "no-rate", "highest-rate", "no-bits", "mp3-inside"],
+)
+def test_refuses_headers_that_say_what_cannot_be(offset: int, layout: str, value: int) -> None:
+    data = bytearray(encoded("wav", tone(0.1)))
+    struct.pack_into(layout, data, offset, value)
+    with pytest.raises(AudioError):
+        read_audio(bytes(data), LIMITS)
 
 
 def test_reads_a_file_that_does_not_tell_its_length() -> None:
