@@ -286,7 +286,7 @@ class Served:
 def served(*, analyzer: bool = True, codec: Codec | None = None) -> Iterator[Served]:
     """Runs a server on a free port of the loopback."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
-    generator, checks = Generator(), Health()
+    generator, checks = Generator(), Health()  # type: ignore[abstract]
     generator_pb2_grpc.add_GeneratorServiceServicer_to_server(generator, server)
     codec_pb2_grpc.add_CodecServiceServicer_to_server(codec or Codec(), server)  # type: ignore[abstract]
     if analyzer:

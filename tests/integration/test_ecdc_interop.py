@@ -129,3 +129,31 @@ async def test_the_service_decodes_what_the_package_encodes(
     with torch.inference_mode():
         expected = model.decode([(codes, None)])[0, :, : audio.shape[1]]
     np.testing.assert_allclose(ours.samples.T, expected.numpy(), atol=1e-5)
+
+
+async def test_streams_say_what_whole_calls_say(client: AsyncClient, audio: torch.Tensor) -> None:
+    samples = audio[0].numpy()
+    whole = await client.encode(wav_of(audio), bandwidth_kbps=6.0)
+    blocks = [samples[start : start + 777] for start in range(0, len(samples), 777)]
+    stream = client.stream_encode(blocks, sample_rate_hz=24_000, bandwidth_kbps=6.0)
+    chunks = [chunk async for chunk in stream]
+    assert len(chunks) > 1
+    assert (stream.result.sample_count, stream.result.model) == (audio.shape[1], whole.model)
+    assert np.mean(stream.result.codes != whole.codes) < 0.002
+    expected = await client.decode(whole)
+    decoded = [chunk.samples async for chunk in client.stream_decode(whole)]
+    np.testing.assert_allclose(np.concatenate(decoded), expected.samples, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rate"), [("wav", 44_100), ("flac", 24_000), ("ogg_opus", 48_000), ("mp3", 24_000)]
+)
+async def test_decodes_to_files(client: AsyncClient, audio: torch.Tensor, encoding: Any, rate: int) -> None:
+    encoded = await client.encode(wav_of(audio), bandwidth_kbps=6.0)
+    length = audio.shape[1] * rate // 24_000
+    whole = await client.decode_file(encoded, encoding=encoding, sample_rate_hz=rate, channel_count=2)
+    stream = client.stream_decode(encoded, encoding=encoding, sample_rate_hz=rate, channel_count=2)
+    streamed = b"".join([chunk.data async for chunk in stream])
+    for data in (whole, streamed):
+        samples, found = soundfile.read(io.BytesIO(data), always_2d=True)
+        assert (found, samples.shape) == (rate, (length, 2))
