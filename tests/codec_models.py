@@ -144,3 +144,10 @@ def save_diffusion(path: Path, bands: int = 2, dimension: int = 64) -> Path:
             }
     torch.save(package, path)
     return path
+
+
+def save_normalising(folder: Path) -> Path:
+    """Write an AudioCraft checkpoint that normalises whole pieces, and so can't stream."""
+    config = CODEC_CONFIG.replace("causal: true, renormalize: false", "causal: false, renormalize: true")
+    save(folder / "compression_state_dict.bin", config, build_codec(config).state_dict())
+    return folder

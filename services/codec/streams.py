@@ -6,7 +6,8 @@ writer, and neither side can fill the memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from services.codec.requests import CodecFacts
 from services.models.audio_output import AudioEncoder
 from services.models.codecs import Frames
 from services.models.resampling import Resampler, convert_channels
-from services.runtime.errors import FailedPrecondition, InvalidArgument
+from services.runtime.errors import FailedPrecondition, FieldError, InvalidArgument
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 4_000, 384_000
 _PEAK = 65_536.0
@@ -31,9 +32,10 @@ class EncodeStream:
     """One StreamEncode. Raises InvalidArgument, NotFound, FailedPrecondition."""
 
     def __init__(self, config: codec_pb2.StreamEncodeConfig, engine: CodecEngine, max_seconds: float) -> None:
-        self._codec = requests.find(config.model, engine.facts)
+        with _of_config():
+            self._codec = requests.find(config.model, engine.facts)
+            self._books, self._decoder = requests.choice(config, self._codec)
         _check_streamable(self._codec)
-        self._books, self._decoder = requests.choice(config, self._codec)
         form = config.format
         if form.encoding not in (audio_pb2.AUDIO_ENCODING_PCM_S16LE, audio_pb2.AUDIO_ENCODING_PCM_F32LE):
             raise InvalidArgument("config.format.encoding", "must be PCM_S16LE or PCM_F32LE")
@@ -130,14 +132,14 @@ class DecodeStream:
     """One StreamDecode. Raises InvalidArgument, NotFound, FailedPrecondition."""
 
     def __init__(self, config: codec_pb2.StreamDecodeConfig, engine: CodecEngine, max_seconds: float) -> None:
-        self._codec = codec = requests.find(config.model, engine.facts)
+        with _of_config():
+            self._codec = codec = requests.find(config.model, engine.facts)
+            output = requests.output(config.output_format, codec)
+            # The codes are not here yet: any number of codebooks that MultiBandDiffusion knows will do for the check.
+            books = next(iter(codec.diffusions), 0) or codec.codebook_count
+            requests.chosen_decoder(config.decoder, config.quality, books, codec)
         _check_streamable(codec)
-        output = requests.output(config.output_format, codec)
-        # The codes are not here yet: any number of codebooks that MultiBandDiffusion knows will do for the check.
-        books = next(iter(codec.diffusions), 0) or codec.codebook_count
-        decoder = requests.chosen_decoder(config.decoder, 0, books, codec)
-        requests.chosen_decoder(config.decoder, config.quality, books, codec)
-        if decoder == codec_pb2.DECODER_MULTI_BAND_DIFFUSION:
+        if config.decoder == codec_pb2.DECODER_MULTI_BAND_DIFFUSION:
             raise FailedPrecondition("config.decoder", "MultiBandDiffusion needs the whole piece: use Decode")
         self._engine, self._max_seconds = engine, max_seconds
         self._wanted = config.sample_count
@@ -217,6 +219,16 @@ class DecodeStream:
         if loudness and self._scale is not None and not begins and loudness[0] != self._scale:
             raise InvalidArgument("codes.scales", "change within a segment")
         self._scale = loudness[-1] if loudness else None
+
+
+@contextlib.contextmanager
+def _of_config() -> Iterator[None]:
+    """Name the fields of what is raised as those of the config."""
+    try:
+        yield
+    except FieldError as error:
+        violation = error.violations[0]
+        raise type(error)(f"config.{violation.field}", violation.description) from error
 
 
 def _check_streamable(codec: CodecFacts) -> None:

@@ -41,7 +41,7 @@ def audiocraft(path: Path, codec: Any, codes: torch.Tensor, seed: int, monkeypat
     ]
     torch.manual_seed(seed)
     with torch.no_grad():
-        return MultiBandDiffusion(processes, codec).tokens_to_wav(codes[None])[0]
+        return torch.as_tensor(MultiBandDiffusion(processes, codec).tokens_to_wav(codes[None])[0])
 
 
 def test_it_is_audiocrafts_own_result(checkpoint: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:

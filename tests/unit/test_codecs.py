@@ -27,7 +27,7 @@ def segmented() -> Any:
 
 def encoded(codec: Codec, audio: torch.Tensor, sizes: list[int], books: int) -> Frames:
     session, parts = codec.encoding(books), []
-    blocks = list(audio.split(sizes, dim=1))
+    blocks = list(torch.split(audio, sizes, dim=1))
     for index, block in enumerate(blocks):
         parts += codec.encode_many([session], [block], [index == len(blocks) - 1])
     return Frames(torch.cat([part.codes for part in parts], dim=1), [scale for part in parts for scale in part.scales])
