@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from services.models.melody import steady
 
 TEXT = "description"
 """The condition that AudioCraft's models know a text by; a model's other text conditions are left empty."""
@@ -109,7 +112,8 @@ class Conditioner:
     def _fused(self, attributes: list[Any]) -> list[RowConditions]:
         """Return the row of each of the attributes, all padded to the same length."""
         provider = self._lm.condition_provider
-        tensors = provider(provider.tokenize(attributes))
+        with steady() if self.melody_rate_hz else nullcontext():
+            tensors = provider(provider.tokenize(attributes))
         start = torch.zeros(len(attributes), 1, self._lm.dim, device=self._lm.emb[0].weight.device)
         fused, source = self._lm.fuser(start, tensors)
         return [
@@ -119,11 +123,3 @@ class Conditioner:
             )
             for index in range(len(attributes))
         ]
-
-
-def periodic(melody: torch.Tensor, first: int, count: int) -> torch.Tensor:
-    """Return ``count`` samples of a melody ``[C, T]`` from ``first`` on, repeated without an end.
-
-    This is how AudioCraft gives each window of a long piece its part of the melody.
-    """
-    return melody[:, torch.arange(first, first + count) % melody.shape[1]]

@@ -8,6 +8,7 @@ hold is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import pickle
@@ -18,6 +19,11 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+
+from services.models import magnet
+from services.models.conditions import MELODY, TEXT
+from services.models.melody import SeparatorError, separators
+from services.models.sampling import DEFAULT_SAMPLING, Sampling
 
 # xformers serves AudioCraft one import and is built for another torch: its warning says nothing to our users.
 logging.getLogger("xformers").setLevel(logging.ERROR)
@@ -30,6 +36,14 @@ EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "music"}
 LICENSES = {"tiny": "MIT"}
 
 
+MODES = ("continuation", "melody", "extension", "mixing", "stepwise")
+"""What a generator may do: go on from audio, keep a melody, pass its window, take several prompts at once and others
+in mid-stream, and send audio while it is made; what can be resumed or has no end needs that."""
+SOUND_SOLVERS = ("audiogen", "audio_magnet")
+STRIDE_SECONDS = {"music": 18.0, "sound": 2.0}
+"""AudioCraft's, of MusicGen and AudioGen."""
+
+
 class CheckpointError(Exception):
     """A checkpoint that can't be loaded; the message says which file, what is wrong with it and what to do."""
 
@@ -40,7 +54,14 @@ class UnknownModel(CheckpointError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The facts of a loaded model. Rates in hertz, the longest piece in seconds."""
+    """The facts of a loaded model. Rates in hertz.
+
+    Attributes:
+        max_duration_seconds: of a generator, its window: the longest piece that it makes at once.
+        modes: what a generator does beside text alone, by the words of ``MODES``.
+        sampling: a generator's defaults, its seed aside.
+        stride_seconds: a generator's default of how far one window of a longer piece is from the next.
+    """
 
     name: str
     kind: str
@@ -55,6 +76,9 @@ class ModelInfo:
     device: str
     precision: str
     license: str
+    modes: frozenset[str] = frozenset()
+    sampling: Sampling = DEFAULT_SAMPLING
+    stride_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,21 +124,62 @@ def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
     package = _read(folder / LM_FILE)
     config = _config_of(package, folder / LM_FILE)
     config.device, config.dtype = device, "float32"
-    for unused in ("conditioners.args.merge_text_conditions_p", "conditioners.args.drop_desc_p"):
-        OmegaConf.update(config, unused, None, force_add=False) if OmegaConf.select(config, unused) else None
-    _place_text_encoders(config, folder)
+    codec = _codec_of(folder, device)
+    _complete(config, codec, folder)
     try:
-        lm = builders.get_lm_model(config)
+        with separators(folder):
+            lm = builders.get_lm_model(config)
         lm.load_state_dict(package["best_state"])
+    except SeparatorError as error:
+        raise CheckpointError(f"{folder / LM_FILE}: {error}") from error
     except Exception as error:
         raise CheckpointError(f"{folder / LM_FILE}: does not fit its own configuration: {error}") from error
     lm.cfg = config
-    codec = builders.get_wrapped_compression_model(_codec_of(folder, device), config)
+    codec = builders.get_wrapped_compression_model(codec, config)
     lm.eval(), codec.eval()
     seconds = float(config.dataset.segment_duration)
-    kind = "sound" if OmegaConf.select(config, "solver") == "audiogen" else "music"
+    if magnet.is_magnet(config):
+        magnet.fit_masks(lm, int(seconds * codec.frame_rate))
+    for listener in (lm.condition_provider.conditioners[name] for name in lm.condition_provider.wav_conditions):
+        listener.match_len_on_eval, listener._use_masking = True, False  # as MusicGen.get_pretrained
+    kind = "sound" if OmegaConf.select(config, "solver") in SOUND_SOLVERS else "music"
     files = [folder / LM_FILE, folder / CODEC_FILE]
-    return LoadedGenerator(lm, codec, _info(name, kind, codec, seconds, [lm, codec], files, device))
+    info = _info(name, kind, codec, seconds, [lm, codec], files, device)
+    return LoadedGenerator(lm, codec, dataclasses.replace(info, **_abilities(lm, config, kind, seconds)))
+
+
+def _complete(config: DictConfig, codec: Any, folder: Path) -> None:
+    """Write into a language model's configuration what loading it takes, and nothing that training took."""
+    OmegaConf.set_struct(config, False)
+    for path in (
+        "conditioners.args.merge_text_conditions_p",
+        "conditioners.args.drop_desc_p",
+        "conditioners.self_wav.chroma_stem.cache_path",
+        "conditioners.self_wav.chroma_stem.eval_wavs",
+    ):
+        parent, _, key = path.rpartition(".")
+        if OmegaConf.select(config, path) is not None:
+            del OmegaConf.select(config, parent)[key]
+    if magnet.is_magnet(config):
+        magnet.complete(config, codec.frame_rate)
+    _place_text_encoders(config, folder)
+
+
+def _abilities(lm: Any, config: DictConfig, kind: str, seconds: float) -> dict[str, Any]:
+    masked = magnet.is_magnet(config)
+    modes = {
+        "continuation": True,
+        "melody": MELODY in lm.condition_provider.conditioners,
+        "extension": not masked,
+        "mixing": TEXT in lm.fuser.fuse2cond["cross"],
+        "stepwise": not masked,
+    }
+    stride = STRIDE_SECONDS[kind]
+    return {
+        "modes": frozenset(mode for mode in MODES if modes[mode]),
+        "sampling": magnet.SAMPLING if masked else DEFAULT_SAMPLING,
+        "stride_seconds": stride if stride < seconds else 0.6 * seconds,
+    }
 
 
 def _find(name: str, files: tuple[str, ...]) -> Path:

@@ -26,6 +26,9 @@ class Sampling:
     seed: int = 0
 
 
+DEFAULT_SAMPLING = Sampling()
+
+
 def sample(logits: torch.Tensor, rows: Sequence[Sampling], frames: np.ndarray) -> torch.Tensor:
     """Draw one token for each row and codebook.
 
