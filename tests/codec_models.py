@@ -49,6 +49,11 @@ AUDIOCRAFT: dict[str, str] = {
     .replace("true_skip: true", "true_skip: false"),
     "encodec_32khz": _CENTRED.replace("bins: 512", "bins: 2048"),
 }
+AUDIOCRAFT["encodec_24khz_full"] = (
+    AUDIOCRAFT["encodec_24khz"]
+    .replace("dimension: 64", "dimension: 128")
+    .replace("n_q: 4, bins: 512", "n_q: 32, bins: 1024")
+)
 """AudioCraft's configurations: the layers, ratios and paddings of the hub's models, with `filters` at will."""
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import generator
+from tests.bench import codec, codec_soak, generator
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure.")
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    command = commands.add_parser("generator", help=generator.SUMMARY, description=generator.SUMMARY)
-    generator.add_arguments(command)
-    command.set_defaults(run=generator.run)
+    for name, bench in (("generator", generator), ("codec", codec), ("codec-soak", codec_soak)):
+        command = commands.add_parser(name, help=bench.SUMMARY, description=bench.SUMMARY)
+        bench.add_arguments(command)
+        command.set_defaults(run=bench.run)
     arguments = parser.parse_args()
     arguments.run(arguments)
     return 0
