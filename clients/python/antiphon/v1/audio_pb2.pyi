@@ -27,6 +27,15 @@ class ModelKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_KIND_SOUND: _ClassVar[ModelKind]
     MODEL_KIND_CODEC: _ClassVar[ModelKind]
     MODEL_KIND_ANALYZER: _ClassVar[ModelKind]
+
+class GenerationMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GENERATION_MODE_UNSPECIFIED: _ClassVar[GenerationMode]
+    GENERATION_MODE_CONTINUATION: _ClassVar[GenerationMode]
+    GENERATION_MODE_MELODY: _ClassVar[GenerationMode]
+    GENERATION_MODE_EXTENSION: _ClassVar[GenerationMode]
+    GENERATION_MODE_MIXING: _ClassVar[GenerationMode]
+    GENERATION_MODE_STEPWISE: _ClassVar[GenerationMode]
 AUDIO_ENCODING_UNSPECIFIED: AudioEncoding
 AUDIO_ENCODING_PCM_S16LE: AudioEncoding
 AUDIO_ENCODING_PCM_F32LE: AudioEncoding
@@ -39,6 +48,12 @@ MODEL_KIND_MUSIC: ModelKind
 MODEL_KIND_SOUND: ModelKind
 MODEL_KIND_CODEC: ModelKind
 MODEL_KIND_ANALYZER: ModelKind
+GENERATION_MODE_UNSPECIFIED: GenerationMode
+GENERATION_MODE_CONTINUATION: GenerationMode
+GENERATION_MODE_MELODY: GenerationMode
+GENERATION_MODE_EXTENSION: GenerationMode
+GENERATION_MODE_MIXING: GenerationMode
+GENERATION_MODE_STEPWISE: GenerationMode
 
 class AudioFormat(_message.Message):
     __slots__ = ("encoding", "sample_rate_hz", "channel_count")
@@ -81,7 +96,7 @@ class CodeFrames(_message.Message):
     def __init__(self, first_frame: _Optional[int] = ..., frame_count: _Optional[int] = ..., codebook_count: _Optional[int] = ..., bits_per_code: _Optional[int] = ..., data: _Optional[bytes] = ..., scales: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "kind", "is_default", "sample_rate_hz", "channel_count", "frame_rate_hz", "codebook_count", "codebook_size", "max_duration", "parameter_count", "digest", "device", "precision", "latency", "license", "is_trained")
+    __slots__ = ("name", "kind", "is_default", "sample_rate_hz", "channel_count", "frame_rate_hz", "codebook_count", "codebook_size", "max_duration", "parameter_count", "digest", "device", "precision", "latency", "license", "is_trained", "window", "modes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +113,8 @@ class ModelInfo(_message.Message):
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     LICENSE_FIELD_NUMBER: _ClassVar[int]
     IS_TRAINED_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    MODES_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: ModelKind
     is_default: bool
@@ -114,4 +131,6 @@ class ModelInfo(_message.Message):
     latency: _duration_pb2.Duration
     license: str
     is_trained: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., is_default: _Optional[bool] = ..., sample_rate_hz: _Optional[int] = ..., channel_count: _Optional[int] = ..., frame_rate_hz: _Optional[float] = ..., codebook_count: _Optional[int] = ..., codebook_size: _Optional[int] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parameter_count: _Optional[int] = ..., digest: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., license: _Optional[str] = ..., is_trained: _Optional[bool] = ...) -> None: ...
+    window: _duration_pb2.Duration
+    modes: _containers.RepeatedScalarFieldContainer[GenerationMode]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., is_default: _Optional[bool] = ..., sample_rate_hz: _Optional[int] = ..., channel_count: _Optional[int] = ..., frame_rate_hz: _Optional[float] = ..., codebook_count: _Optional[int] = ..., codebook_size: _Optional[int] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parameter_count: _Optional[int] = ..., digest: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., license: _Optional[str] = ..., is_trained: _Optional[bool] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., modes: _Optional[_Iterable[_Union[GenerationMode, str]]] = ...) -> None: ...

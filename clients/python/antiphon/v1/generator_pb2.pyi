@@ -45,7 +45,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg_coef: _Optional[float] = ..., use_sampling: _Optional[bool] = ...) -> None: ...
 
 class GenerationConfig(_message.Message):
-    __slots__ = ("model", "prompts", "duration", "sampling", "seed", "output_format", "include_codes", "pacing", "prompt_audio", "resume", "endless")
+    __slots__ = ("model", "prompts", "duration", "sampling", "seed", "output_format", "include_codes", "pacing", "prompt_audio", "resume", "endless", "extend_stride", "two_step_cfg")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,8 @@ class GenerationConfig(_message.Message):
     PROMPT_AUDIO_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     ENDLESS_FIELD_NUMBER: _ClassVar[int]
+    EXTEND_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    TWO_STEP_CFG_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[WeightedPrompt]
     duration: _duration_pb2.Duration
@@ -68,7 +70,9 @@ class GenerationConfig(_message.Message):
     prompt_audio: PromptAudioConfig
     resume: ResumePoint
     endless: bool
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., include_codes: _Optional[bool] = ..., pacing: _Optional[_Union[Pacing, _Mapping]] = ..., prompt_audio: _Optional[_Union[PromptAudioConfig, _Mapping]] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ..., endless: _Optional[bool] = ...) -> None: ...
+    extend_stride: _duration_pb2.Duration
+    two_step_cfg: bool
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., include_codes: _Optional[bool] = ..., pacing: _Optional[_Union[Pacing, _Mapping]] = ..., prompt_audio: _Optional[_Union[PromptAudioConfig, _Mapping]] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ..., endless: _Optional[bool] = ..., extend_stride: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., two_step_cfg: _Optional[bool] = ...) -> None: ...
 
 class Pacing(_message.Message):
     __slots__ = ("initial_credit",)
@@ -229,10 +233,12 @@ class GeneratorServiceListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[_audio_pb2.ModelInfo, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("config",)
+    __slots__ = ("config", "prompt_audio")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_AUDIO_FIELD_NUMBER: _ClassVar[int]
     config: GenerationConfig
-    def __init__(self, config: _Optional[_Union[GenerationConfig, _Mapping]] = ...) -> None: ...
+    prompt_audio: bytes
+    def __init__(self, config: _Optional[_Union[GenerationConfig, _Mapping]] = ..., prompt_audio: _Optional[bytes] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "audio", "codes", "finished")
