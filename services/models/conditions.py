@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from services.models.melody import steady
 
 TEXT = "description"
 """The condition that AudioCraft's models know a text by; a model's other text conditions are left empty."""
@@ -112,8 +109,7 @@ class Conditioner:
     def _fused(self, attributes: list[Any]) -> list[RowConditions]:
         """Return the row of each of the attributes, all padded to the same length."""
         provider = self._lm.condition_provider
-        with steady() if self.melody_rate_hz else nullcontext():
-            tensors = provider(provider.tokenize(attributes))
+        tensors = provider(provider.tokenize(attributes))
         start = torch.zeros(len(attributes), 1, self._lm.dim, device=self._lm.emb[0].weight.device)
         fused, source = self._lm.fuser(start, tensors)
         return [

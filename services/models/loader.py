@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from services.models import magnet
 from services.models.conditions import MELODY, TEXT
-from services.models.melody import SeparatorError, separators
+from services.models.melody import SeparatorError, separators, steady
 from services.models.sampling import DEFAULT_SAMPLING, Sampling
 
 # xformers serves AudioCraft one import and is built for another torch: its warning says nothing to our users.
@@ -79,6 +79,16 @@ class ModelInfo:
     modes: frozenset[str] = frozenset()
     sampling: Sampling = DEFAULT_SAMPLING
     stride_seconds: float = 0.0
+
+    @property
+    def window_frames(self) -> int:
+        """Frames that a generator makes at once."""
+        return int(self.max_duration_seconds * self.frame_rate_hz + 1e-6)
+
+    @property
+    def stride_frames(self) -> int:
+        """A generator's default of how many frames one window of a longer piece is from the next; at least one."""
+        return max(1, int(self.stride_seconds * self.frame_rate_hz + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,10 @@ def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
     lm.eval(), codec.eval()
     seconds = float(config.dataset.segment_duration)
     if magnet.is_magnet(config):
-        magnet.fit_masks(lm, int(seconds * codec.frame_rate))
+        seconds = magnet.fit_masks(lm, int(seconds * codec.frame_rate)) / codec.frame_rate
     for listener in (lm.condition_provider.conditioners[name] for name in lm.condition_provider.wav_conditions):
         listener.match_len_on_eval, listener._use_masking = True, False  # as MusicGen.get_pretrained
+        steady(listener)
     kind = "sound" if OmegaConf.select(config, "solver") in SOUND_SOLVERS else "music"
     files = [folder / LM_FILE, folder / CODEC_FILE]
     info = _info(name, kind, codec, seconds, [lm, codec], files, device)

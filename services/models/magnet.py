@@ -33,15 +33,11 @@ def complete(config: DictConfig, frame_rate_hz: float) -> None:
     part.memory_efficient, part.custom = False, True
 
 
-def frame_count(lm: Any, frames: int) -> int:
-    """Return the frames that a piece has: whole spans only."""
-    return frames - frames % int(lm.span_len) if lm.span_len > 1 else frames
-
-
-def fit_masks(lm: Any, frames: int) -> None:
-    """Cut the masks, which are padded for xformers, to the piece."""
-    size = frame_count(lm, frames)
+def fit_masks(lm: Any, frames: int) -> int:
+    """Cut the masks, which are padded for xformers, to the piece; return its frames, which are whole spans."""
+    size = frames - frames % int(lm.span_len) if lm.span_len > 1 else frames
     lm.attn_mask_per_stage = [mask if mask is None else mask[..., :size, :size] for mask in lm.attn_mask_per_stage]
+    return size
 
 
 def parameters(lm: Any, sampling: Sampling) -> dict[str, Any]:

@@ -70,22 +70,27 @@ def separators(folder: Path) -> Iterator[None]:
         pretrained.get_model = original
 
 
-@contextlib.contextmanager
-def steady() -> Iterator[None]:
-    """While it lasts, demucs shifts its input by the same lengths: a melody is heard the same each time.
+def steady(listener: Any) -> None:
+    """Let a ``ChromaStemConditioner`` hear the same in the same audio each time.
 
-    demucs shifts by chance, from Python's generator for everything; the same request would not give the same piece.
+    demucs shifts its input by chance, from Python's generator for everything; the same request would not give the same
+    piece.
     """
     from demucs import apply
 
-    with _TURN:
-        _SHIFTS.seed(0)
-        original = vars(apply)["random"]
-        vars(apply)["random"] = _SHIFTS
-        try:
-            yield
-        finally:
-            vars(apply)["random"] = original
+    original = listener._get_stemmed_wav
+
+    def stemmed(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
+        with _TURN:
+            _SHIFTS.seed(0)
+            chance = vars(apply)["random"]
+            vars(apply)["random"] = _SHIFTS
+            try:
+                return torch.as_tensor(original(wav, sample_rate))
+            finally:
+                vars(apply)["random"] = chance
+
+    listener._get_stemmed_wav = stemmed
 
 
 def periodic(melody: torch.Tensor, first: int, count: int) -> torch.Tensor:
