@@ -39,7 +39,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 
 _LSTM = CODEC_CONFIG.replace("lstm: 0", "lstm: 2").replace("pad_mode: constant", "pad_mode: reflect")
 _CENTRED = _LSTM.replace("causal: true", "causal: false")
-AUDIOCRAFT: dict[str, str] = {
+SEANET: dict[str, str] = {
     "embedded": CODEC_CONFIG,
     "encodec_16khz": _CENTRED.replace("sample_rate: 32000", "sample_rate: 16000")
     .replace("ratios: [8, 5, 4, 4]", "ratios: [8, 5, 4, 2]")
@@ -49,8 +49,8 @@ AUDIOCRAFT: dict[str, str] = {
     .replace("true_skip: true", "true_skip: false"),
     "encodec_32khz": _CENTRED.replace("bins: 512", "bins: 2048"),
 }
-AUDIOCRAFT["encodec_24khz_full"] = (
-    AUDIOCRAFT["encodec_24khz"]
+SEANET["encodec_24khz_full"] = (
+    SEANET["encodec_24khz"]
     .replace("dimension: 64", "dimension: 128")
     .replace("n_q: 4, bins: 512", "n_q: 32, bins: 1024")
 )
@@ -69,11 +69,11 @@ def transformers_codec(name: str, filters: int | None = None, seed: int = 0) -> 
     return model
 
 
-def audiocraft_codec(name: str, filters: int = 8, seed: int = 0) -> Any:
+def seanet_codec(name: str, filters: int = 8, seed: int = 0) -> Any:
     """Return AudioCraft's ``EncodecModel`` of a shape."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_codec(AUDIOCRAFT[name].replace("n_filters: 16", f"n_filters: {filters}")).eval()
+        model = build_codec(SEANET[name].replace("n_filters: 16", f"n_filters: {filters}")).eval()
         _fit_codebooks([layer.codebook for layer in model.quantizer.vq.layers], _spread(model))
     return model
 
@@ -83,10 +83,10 @@ def wrapped(model: Any) -> Any:
     return HFEncodecCompressionModel(model).eval()
 
 
-def save_audiocraft(folder: Path, name: str, filters: int = 8, seed: int = 0) -> Path:
+def save_seanet(folder: Path, name: str, filters: int = 8, seed: int = 0) -> Path:
     """Write a checkpoint in AudioCraft's layout."""
-    config = AUDIOCRAFT[name].replace("n_filters: 16", f"n_filters: {filters}")
-    save(folder / "compression_state_dict.bin", config, audiocraft_codec(name, filters, seed).state_dict())
+    config = SEANET[name].replace("n_filters: 16", f"n_filters: {filters}")
+    save(folder / "compression_state_dict.bin", config, seanet_codec(name, filters, seed).state_dict())
     return folder
 
 

@@ -243,7 +243,7 @@ def _config_of(package: dict[str, Any], path: Path) -> DictConfig:
 
 def _codec_of(folder: Path, device: str) -> Any:
     from audiocraft.models import builders
-    from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel
+    from audiocraft.models.encodec import HFEncodecCompressionModel
 
     if _is_transformers(str(folder)):
         return _transformers_codec(str(folder), device)
@@ -251,7 +251,7 @@ def _codec_of(folder: Path, device: str) -> Any:
     if "pretrained" in package:
         name = str(package["pretrained"])
         if name.startswith("dac_"):
-            return CompressionModel.get_pretrained(name, device=device)
+            return _dac(name, device)
         beside = folder / name
         if beside.is_dir() and not _is_transformers(str(beside)):
             return _codec_of(beside, device)
@@ -265,6 +265,19 @@ def _codec_of(folder: Path, device: str) -> Any:
         raise CheckpointError(f"{folder / CODEC_FILE}: does not fit its own configuration: {error}") from error
     assert not isinstance(model, HFEncodecCompressionModel)
     return model.to(device).eval()
+
+
+def _dac(name: str, device: str) -> Any:
+    """Return AudioCraft's wrapper of DAC, which runs on whole pieces only."""
+    from audiocraft.models.encodec import CompressionModel
+
+    try:
+        return CompressionModel.get_pretrained(name, device=device).eval()
+    except Exception as error:
+        raise CheckpointError(
+            f"{name}: can't be loaded: {error}; hint: AudioCraft runs DAC through the package descript-audio-codec, "
+            "which is not among our requirements"
+        ) from error
 
 
 def _is_transformers(folder: str) -> bool:

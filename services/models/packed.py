@@ -61,16 +61,17 @@ class PackedLinear:
     """A matrix product: float32 ``weight`` of ``[out, in]``, ``bias`` of ``[out]``.
 
     oneDNN takes other kernels, which round otherwise, for few rows of some shapes. Which, is tried when it is made, and
-    fewer rows than that are padded.
+    fewer rows than that are padded; ``is_shared=False`` leaves that out, where streams never share a call.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, is_shared: bool = True) -> None:
         self._bias = None if bias is None else bias.detach()
         self._packed = is_packable(weight.device)
         self._least = 1
         self._weight = weight.detach().contiguous()
         if self._packed:
             self._weight = _OPS._reorder_linear_weight(self._weight, None)
+        if self._packed and is_shared:
             rows = torch.randn(64, weight.shape[1], generator=torch.Generator().manual_seed(0))
             with torch.inference_mode():
                 whole = self(rows)

@@ -21,7 +21,7 @@ class Quantizer:
 
     def __init__(self, books: list[torch.Tensor]) -> None:
         self._books = [book.detach().float().contiguous() for book in books]
-        self._scores = [PackedLinear(2 * book, -book.pow(2).sum(1)) for book in self._books]
+        self._scores = [PackedLinear(2 * book, -book.pow(2).sum(1), is_shared=False) for book in self._books]
 
     @property
     def codebook_count(self) -> int:

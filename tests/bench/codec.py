@@ -84,7 +84,7 @@ def build() -> tuple[Codec, dict[str, Both]]:
     public.set_target_bandwidth(KBPS)
     for mine, theirs in zip(model.quantizer.layers, public.quantizer.vq.layers, strict=True):
         theirs._codebook.embed.copy_(mine.codebook.embed)
-    craft = codec_models.audiocraft_codec("encodec_24khz_full", filters=32)
+    craft = codec_models.seanet_codec("encodec_24khz_full", filters=32)
     craft.set_num_codebooks(BOOKS)
     return codec, {
         "ours": (lambda audio: whole_encode(codec, audio), lambda codes: whole_decode(codec, codes)),

@@ -52,7 +52,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     folder = tmp_path_factory.mktemp("codecs")
     for name in ("24", "32", "48", "whole"):
         (folder / name).mkdir()
-    codec_models.save_audiocraft(folder / "24", "encodec_24khz")
+    codec_models.save_seanet(folder / "24", "encodec_24khz")
     codec_models.save_diffusion(folder / "24" / "mbd_comp_4.pt")
     codec_models.save_transformers(folder / "32", "encodec_32khz", 4)
     codec_models.save_transformers(folder / "48", "encodec_48khz", 2)
@@ -464,7 +464,7 @@ async def test_no_more_streams_than_the_limit(served: Served) -> None:
 
 
 async def test_a_drain_lets_a_stream_finish(tmp_path: Path) -> None:
-    codec_models.save_audiocraft(tmp_path, "embedded")
+    codec_models.save_seanet(tmp_path, "embedded")
     settings = CodecSettings(listen="127.0.0.1:0", metrics_listen="", models=(str(tmp_path),), device="cpu")
     server = Server(CodecService(settings), settings)
     await server.start()

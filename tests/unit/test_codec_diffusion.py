@@ -22,7 +22,7 @@ from tests.codec_models import save_diffusion
 @pytest.fixture(scope="module")
 def codec() -> Any:
     torch.set_num_threads(1)
-    return codec_models.audiocraft_codec("encodec_24khz")
+    return codec_models.seanet_codec("encodec_24khz")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_diffusion(tmp_path_factory.mktemp("mbd") / "mbd_comp_4.pt")
 
 
-def audiocraft(path: Path, codec: Any, codes: torch.Tensor, seed: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+def theirs(path: Path, codec: Any, codes: torch.Tensor, seed: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """What AudioCraft makes of the same file."""
     load = torch.load
     monkeypatch.setattr("torch.load", lambda *args, **kwargs: load(*args, **{**kwargs, "weights_only": False}))
@@ -44,7 +44,7 @@ def audiocraft(path: Path, codec: Any, codes: torch.Tensor, seed: int, monkeypat
         return torch.as_tensor(MultiBandDiffusion(processes, codec).tokens_to_wav(codes[None])[0])
 
 
-def test_it_is_audiocrafts_own_result(checkpoint: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_reference_result(checkpoint: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (diffusion,) = load_diffusions(checkpoint.parent, codec, "cpu")
     assert diffusion.codebook_count == 4
     codes = torch.randint(0, 512, (4, 8), generator=torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_it_is_audiocrafts_own_result(checkpoint: Path, codec: Any, monkeypatch:
     assert not torch.equal(diffusion.decode(codes, 8, threading.Event()), first)
     assert first.isfinite().all()
     assert first.shape == (1, 8 * 320)
-    expected = audiocraft(checkpoint, codec, codes, 7, monkeypatch)
+    expected = theirs(checkpoint, codec, codes, 7, monkeypatch)
     assert torch.allclose(first, expected, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, codec: Any) -> None:
     path = save_diffusion(tmp_path / "mbd_musicgen_32khz.th")
     assert load_diffusions(tmp_path, codec, "cpu")[0].codebook_count == 0
     with pytest.raises(CheckpointError, match="is for 24000 Hz, its codec is for 32000"):
-        Diffusion(path, codec_models.audiocraft_codec("embedded"), "cpu")
+        Diffusion(path, codec_models.seanet_codec("embedded"), "cpu")
     torch.save({"sample_rate": 24_000, "n_bands": 1}, path)
     with pytest.raises(CheckpointError, match="not a MultiBandDiffusion checkpoint"):
         Diffusion(path, codec, "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import encodec.model
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.models.codecs import Codec, Frames, codec_of
+from services.models.loader import CheckpointError, load_codec
 from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec
 from tests import codec_models
 from tests.codec_models import noise
@@ -77,7 +79,7 @@ def test_a_length_where_the_reference_fails(segmented: Any) -> None:
 
 
 def test_two_channels_alternate() -> None:
-    mono = codec_models.audiocraft_codec("encodec_32khz")
+    mono = codec_models.seanet_codec("encodec_32khz")
     reference, codec = InterleaveStereoCompressionModel(mono), codec_of(InterleaveStereoCompressionModel(mono))
     audio = noise(0.5, 32_000, 2)
     with torch.no_grad():
@@ -126,3 +128,10 @@ def test_a_true_shape_runs_exactly() -> None:
     assert (frames.codes == codes).float().mean() > 0.98
     samples = decoded(codec, Frames(codes), [6] * 5)
     assert (samples - expected).abs().max() < 1e-5
+
+
+def test_dac_says_what_it_needs(tmp_path: Path) -> None:
+    """AudioCraft's DAC needs a package that is not among the requirements; a checkpoint that names it is refused."""
+    torch.save({"pretrained": "dac_44khz"}, tmp_path / "compression_state_dict.bin")
+    with pytest.raises(CheckpointError, match="descript-audio-codec"):
+        load_codec(str(tmp_path))

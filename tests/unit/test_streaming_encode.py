@@ -14,11 +14,11 @@ from services.models.streaming import EncoderState, StreamingEncoder
 from tests import codec_models
 
 CODECS = {
-    "embedded": lambda: codec_models.audiocraft_codec("embedded"),
-    "16 kHz, AudioCraft": lambda: codec_models.audiocraft_codec("encodec_16khz"),
-    "24 kHz, AudioCraft": lambda: codec_models.audiocraft_codec("encodec_24khz"),
+    "embedded": lambda: codec_models.seanet_codec("embedded"),
+    "16 kHz, AudioCraft": lambda: codec_models.seanet_codec("encodec_16khz"),
+    "24 kHz, AudioCraft": lambda: codec_models.seanet_codec("encodec_24khz"),
     "24 kHz, transformers": lambda: codec_models.wrapped(codec_models.transformers_codec("encodec_24khz", 4)),
-    "32 kHz, AudioCraft": lambda: codec_models.audiocraft_codec("encodec_32khz"),
+    "32 kHz, AudioCraft": lambda: codec_models.seanet_codec("encodec_32khz"),
     "32 kHz, transformers": lambda: codec_models.wrapped(codec_models.transformers_codec("encodec_32khz", 4)),
 }
 CAUSAL = ("embedded", "24 kHz, AudioCraft", "24 kHz, transformers")
