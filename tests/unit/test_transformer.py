@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from audiocraft.modules.conditioners import ConditioningAttributes
 
-from services.models.conditions import Conditioner, Prompt
+from services.models.conditions import RowConditions
 from services.models.executor import UnsupportedModel
-from services.models.patterns import Schedule
-from services.models.sampling import Sampling, sample
+from services.models.sampling import Sampling
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import LM_CONFIG, build_lm
 from services.models.transformer import TransformerExecutor
-
-PROMPT = "a happy fast piano melody"
+from tests.language_models import PROMPT, Piece, advance, generate, random_lm, some_source
 
 
 @pytest.fixture(scope="module")
@@ -32,57 +28,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lm(encoder: Path) -> Any:
-    """Random weights, made larger: fresh ones would repeat one token for ever."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = build_lm(encoder).eval()
-    for embedding in model.emb:
-        embedding.weight.data.mul_(8)
-    for head in model.linears:
-        head.weight.data.mul_(4)
-    return model
+    return random_lm(encoder)
 
 
 @pytest.fixture(scope="module")
 def executor(lm: Any) -> TransformerExecutor:
     return TransformerExecutor(lm)
-
-
-class Piece:
-    """A request that is stepped by hand."""
-
-    def __init__(self, executor: TransformerExecutor, prompt: str, sampling: Sampling, frame_count: int) -> None:
-        self.sampling = sampling
-        self.schedule = Schedule(executor.lm.pattern_provider, frame_count)
-        guided = bool(prompt) and sampling.cfg_coef != 1.0
-        conditions = Conditioner(executor.lm).prepare([Prompt(prompt)], guided)
-        self.state = executor.begin(conditions, self.schedule.step_count)
-        self.codes = torch.full((executor.lm.n_q, frame_count), -1)
-        self.tokens = torch.full((executor.lm.n_q,), executor.start_token)
-        self.logits: list[torch.Tensor] = []
-
-    @property
-    def done(self) -> bool:
-        return self.state.position == self.schedule.step_count
-
-
-def advance(executor: TransformerExecutor, pieces: Sequence[Piece]) -> None:
-    frames = np.stack([piece.schedule.frames[piece.state.position] for piece in pieces])
-    tokens = [piece.tokens[None] for piece in pieces]
-    logits = executor.step([piece.state for piece in pieces], tokens, [piece.sampling.cfg_coef for piece in pieces])
-    drawn = sample(logits, [piece.sampling for piece in pieces], frames)
-    for piece, row, due, scores in zip(pieces, drawn, torch.from_numpy(frames), logits, strict=True):
-        valid = due >= 0
-        piece.tokens = torch.where(valid, row, executor.start_token)
-        piece.codes[valid, due[valid]] = row[valid]
-        piece.logits.append(scores)
-
-
-def generate(executor: TransformerExecutor, prompt: str, sampling: Sampling, frame_count: int) -> Piece:
-    piece = Piece(executor, prompt, sampling, frame_count)
-    while not piece.done:
-        advance(executor, [piece])
-    return piece
 
 
 @pytest.mark.parametrize(("guidance", "frame_count"), [(3.0, 500), (1.0, 500), (0.5, 60)])
@@ -162,13 +113,44 @@ def test_the_order_of_the_batch_does_not_matter(executor: TransformerExecutor) -
         assert torch.equal(one.codes, other.codes)
 
 
+@pytest.fixture(scope="module")
+def prepending(encoder: Path) -> TransformerExecutor:
+    """A model that hears its text before the first token, as the melody checkpoints do."""
+    config = LM_CONFIG.replace("prepend: []\n  cross: [description]", "prepend: [description]\n  cross: []")
+    return TransformerExecutor(random_lm(encoder, config))
+
+
+@torch.no_grad()
+def test_a_model_without_cross_attention_hears_what_stands_before_the_first_token(
+    prepending: TransformerExecutor,
+) -> None:
+    lm = prepending.lm
+    attributes = [ConditioningAttributes(text={"description": PROMPT})]
+    expected = lm.generate(None, attributes, max_gen_len=80, use_sampling=False, cfg_coef=3.0)[0]
+    piece = Piece(prepending, PROMPT, Sampling(use_sampling=False), 80)
+    prepended = piece.conditions[0].prepend
+    assert prepended is not None
+    assert [row.filled for row in piece.state.rows] == [len(prepended)] * 2
+    others = [Piece(prepending, prompt, Sampling(seed=1), 80) for prompt in ("piano", "organ and a longer text")]
+    while not piece.done:
+        advance(prepending, [others[0], piece, others[1]])
+    assert torch.equal(piece.codes, expected)
+    assert len(set(piece.codes.flatten().tolist())) > 15, "a few repeated tokens would prove little"
+    with pytest.raises(ValueError, match="before the first token"):
+        prepending.recondition(piece.state, piece.conditions)
+    with pytest.raises(ValueError, match="no cross-attention"):
+        prepending.begin([RowConditions(((some_source(prepending, 3), 1.0),))], 10)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
         ("positional_embedding", "positional_embedding: sin", "positional_embedding: rope"),
         ("norm_first", "norm_first: true", "norm_first: false"),
         ("layer_scale", "layer_scale: null", "layer_scale: 0.1"),
-        ("fuser", "prepend: []\n  cross: [description]", "prepend: [description]\n  cross: []"),
+        ("activation", "activation: gelu", "activation: geglu"),
+        ("past_context", "past_context: null", "past_context: 10"),
+        ("fuser", "sum: []", "sum: [description]"),
     ],
 )
 def test_a_part_that_it_does_not_run_is_named(encoder: Path, name: str, old: str, new: str) -> None:
