@@ -2,65 +2,180 @@
 
 from __future__ import annotations
 
-import math
-import secrets
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from antiphon.v1 import audio_pb2, generator_pb2
+from services.generator.checks import Checks
+from services.models.conditions import Prompt
 from services.models.loader import ModelInfo
 from services.models.sampling import Sampling
 from services.runtime.errors import InvalidArgument, NotFound, Unimplemented
+from services.runtime.messages import duration
 
-DEFAULT_DURATION_SECONDS = 10.0
-MAX_PROMPTS = 8
-MAX_PROMPT_CHARACTERS = 1000
-ENCODINGS = (
-    audio_pb2.AUDIO_ENCODING_PCM_S16LE,
-    audio_pb2.AUDIO_ENCODING_PCM_F32LE,
-    audio_pb2.AUDIO_ENCODING_WAV,
-)
-_SMALL = 1e-6  # a duration of 0.58 s at 50 frames a second is 29 frames, whatever the floats say
+MAX_BATCH = 32
+SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "cfg_coef", "use_sampling")
+STREAM_ONLY = ("pacing", "prompt_audio", "resume")
+"""Fields of a config that only StreamGenerate serves; ``endless`` is another."""
 
 
 @dataclass(frozen=True)
+class Change:
+    """A change in mid-stream.
+
+    Attributes:
+        prompts: the new ones; empty to keep those that there are.
+        sampling: the fields of ``Sampling`` that change.
+        blend_steps: over which the old prompts fade into the new ones.
+    """
+
+    prompts: tuple[Prompt, ...] = ()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    blend_steps: int = 0
+
+    def sampled(self, sampling: Sampling) -> Sampling:
+        """Return the sampling parameters after the change."""
+        return replace(sampling, **self.sampling)
+
+
+@dataclass(frozen=True, eq=False)
+class Resume:
+    """Where a piece that was cut off goes on.
+
+    Attributes:
+        codes: int64 ``[K, F]``, from frame 0; F may be 0.
+        received_samples: of each channel, that the caller has.
+        updates: the changes so far, each with the steps that had been done before it.
+    """
+
+    codes: NDArray[np.int64]
+    received_samples: int
+    updates: tuple[tuple[int, Change], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """A request whose every field is in range."""
+    """A request whose every field is in range.
+
+    Attributes:
+        frame_count: length of the piece; None for one without an end.
+        credit: samples that may be sent before more are granted; None for no limit.
+        stride_frames: from one window of a long piece to the next; 0 for the model's default.
+        two_step: the unconditional half of guidance is prepared by itself.
+        continuation: ``[C, T]`` at the model's rate, that the piece begins with.
+        melody: ``[C, T]`` at the model's rate, whose melody it keeps.
+    """
 
     model: str
-    prompt: str
-    frame_count: int
+    prompts: tuple[Prompt, ...]
+    frame_count: int | None
     sampling: Sampling
     encoding: audio_pb2.AudioEncoding = audio_pb2.AUDIO_ENCODING_PCM_F32LE
     include_codes: bool = False
+    credit: int | None = None
+    resume: Resume | None = None
+    stride_frames: int = 0
+    two_step: bool = False
+    continuation: torch.Tensor | None = None
+    melody: torch.Tensor | None = None
 
 
-def generation(config: generator_pb2.GenerationConfig, models: Mapping[str, ModelInfo]) -> GenerationRequest:
-    """Check a config against the loaded models, the default first.
+def generation(
+    config: generator_pb2.GenerationConfig,
+    models: Mapping[str, ModelInfo],
+    *,
+    streams: bool = False,
+    path: str = "config",
+) -> GenerationRequest:
+    """Check a config against the models, the default first.
+
+    Args:
+        streams: the method is StreamGenerate.
+        path: name of the config in the request, for the violations.
 
     Raises:
-        NotFound: the model is not loaded.
+        NotFound: there is no such model.
         InvalidArgument: fields out of range, all of them named.
         Unimplemented: a field that this server does not serve.
     """
-    info = _model(config.model, models)
+    info = model_of(config.model, models, path)
+    checks = Checks(path, info)
+    frame_count = checks.frame_count(config)
+    request = GenerationRequest(
+        model=info.name,
+        prompts=checks.prompts(config.prompts),
+        frame_count=frame_count,
+        sampling=checks.sampling(config),
+        encoding=checks.encoding(config.output_format),
+        include_codes=config.include_codes,
+        credit=checks.credit(config.pacing),
+        resume=_resume(config, frame_count, checks) if config.HasField("resume") else None,
+    )
+    for name in STREAM_ONLY:
+        if config.HasField(name) and not streams:
+            checks.refuse(name, "is served by StreamGenerate only")
+    if config.endless and not streams:
+        checks.refuse("endless", "is served by StreamGenerate only")
+    checks.settle()
+    if config.HasField("prompt_audio"):
+        raise Unimplemented(f"{path}.prompt_audio", "is not served by this server")
+    return request
+
+
+def batch(request: generator_pb2.GenerateBatchRequest, models: Mapping[str, ModelInfo]) -> list[GenerationRequest]:
+    """Check the configs of a batch.
+
+    Raises:
+        NotFound, InvalidArgument, Unimplemented: as `generation`, or not 1 to 32 of them, or of several models.
+    """
+    if not 1 <= len(request.configs) <= MAX_BATCH:
+        raise InvalidArgument("configs", f"must be 1 to {MAX_BATCH} pieces, are {len(request.configs)}")
     problems: list[tuple[str, str]] = []
-    _check_prompts(config, problems)
-    seconds = _seconds(config, info, problems)
-    sampling = _sampling(config, info, problems)
-    encoding = _encoding(config.output_format, info, problems)
+    found = []
+    for index, config in enumerate(request.configs):
+        try:
+            found.append(generation(config, models, path=f"configs[{index}]"))
+        except InvalidArgument as error:
+            problems += error.violations
+    problems += [
+        (f"configs[{index}].model", "must be that of the first")
+        for index, one in enumerate(found)
+        if one.model != found[0].model
+    ]
     if problems:
         raise InvalidArgument.several(problems)
-    _refuse_unserved(config)
-    return GenerationRequest(
-        model=info.name,
-        prompt=config.prompts[0].text.strip(),
-        frame_count=int(seconds * info.frame_rate_hz + _SMALL),
-        sampling=sampling,
-        encoding=encoding,
-        include_codes=config.include_codes,
-    )
+    return found
+
+
+def change(update: generator_pb2.GenerationUpdate, info: ModelInfo, path: str = "update") -> Change:
+    """Check a change in mid-stream.
+
+    Raises:
+        InvalidArgument: fields out of range, all of them named.
+    """
+    checks = Checks(path, info)
+    found = _change(update, checks)
+    checks.settle()
+    return found
+
+
+def granted(credit: generator_pb2.Credit, info: ModelInfo) -> int:
+    """Return the samples that a credit allows.
+
+    Raises:
+        InvalidArgument: it is not above 0.
+    """
+    checks = Checks("credit", info)
+    samples = checks.samples("duration", credit.duration)
+    if samples is not None and samples <= 0:
+        checks.refuse("duration", "must be above 0, by a sample at least")
+    checks.settle()
+    return samples or 0
 
 
 def file_config(
@@ -84,9 +199,9 @@ def file_config(
         if not -1e9 < request.duration < 1e9:
             raise InvalidArgument("duration", "must be a number of seconds")
         config.duration.FromNanoseconds(round(request.duration * 1e9))
-    for field in ("temperature", "top_k", "top_p", "cfg_coef"):
-        if request.HasField(field):
-            setattr(config.sampling, field, getattr(request, field))
+    for name in ("temperature", "top_k", "top_p", "cfg_coef"):
+        if request.HasField(name):
+            setattr(config.sampling, name, getattr(request, name))
     if request.HasField("seed"):
         config.seed = request.seed
     config.output_format.encoding = audio_pb2.AUDIO_ENCODING_WAV
@@ -96,8 +211,8 @@ def file_config(
 def flat_fields(error: InvalidArgument) -> InvalidArgument:
     """Name the fields of a config's violations as GenerateFileRequest names them."""
 
-    def flat(field: str) -> str:
-        return "text" if field.startswith("config.prompts") else field.rpartition(".")[2]
+    def flat(name: str) -> str:
+        return "text" if name.startswith("config.prompts") else name.rpartition(".")[2]
 
     return InvalidArgument.several([(flat(v.field), v.description) for v in error.violations])
 
@@ -105,17 +220,30 @@ def flat_fields(error: InvalidArgument) -> InvalidArgument:
 def effective(
     config: generator_pb2.GenerationConfig, request: GenerationRequest, info: ModelInfo
 ) -> generator_pb2.GenerationConfig:
-    """Return the config with every default filled in."""
+    """Return the config with every default filled in. What it resumes from is left out: it is the caller's own."""
     full = generator_pb2.GenerationConfig()
     full.CopyFrom(config)
+    full.ClearField("resume")
     full.model = request.model
     full.seed = request.sampling.seed
-    full.prompts[0].weight = 1.0
-    full.duration.FromNanoseconds(round(request.frame_count / info.frame_rate_hz * 1e9))
-    for field in ("temperature", "top_k", "top_p", "cfg_coef", "use_sampling"):
-        setattr(full.sampling, field, getattr(request.sampling, field))
+    for message, prompt in zip(full.prompts, request.prompts, strict=True):
+        message.weight = prompt.weight
+    if request.frame_count is not None:
+        full.duration.CopyFrom(duration(request.frame_count / info.frame_rate_hz))
+    for name in SAMPLING_FIELDS:
+        setattr(full.sampling, name, getattr(request.sampling, name))
     full.output_format.CopyFrom(audio_format(request, info))
     return full
+
+
+def update_message(change: Change) -> generator_pb2.GenerationUpdate:
+    """Return a change as the message that it came from."""
+    message = generator_pb2.GenerationUpdate(blend_steps=change.blend_steps)
+    for prompt in change.prompts:
+        message.prompts.add(text=prompt.text, weight=prompt.weight)
+    for name, value in change.sampling.items():
+        setattr(message.sampling, name, value)
+    return message
 
 
 def audio_format(request: GenerationRequest, info: ModelInfo) -> audio_pb2.AudioFormat:
@@ -127,73 +255,33 @@ def audio_format(request: GenerationRequest, info: ModelInfo) -> audio_pb2.Audio
     )
 
 
-def _model(name: str, models: Mapping[str, ModelInfo]) -> ModelInfo:
+def model_of(name: str, models: Mapping[str, ModelInfo], path: str = "config") -> ModelInfo:
+    """Return a model by its name, the default by none.
+
+    Raises:
+        NotFound: there is no such model.
+    """
     if name and name not in models:
-        raise NotFound("config.model", f"not loaded; loaded are: {', '.join(models)}")
+        raise NotFound(f"{path}.model", f"not loaded; loaded are: {', '.join(models)}")
     return models[name] if name else next(iter(models.values()))
 
 
-def _check_prompts(config: generator_pb2.GenerationConfig, problems: list[tuple[str, str]]) -> None:
-    if not 1 <= len(config.prompts) <= MAX_PROMPTS:
-        problems.append(("config.prompts", f"must be 1 to {MAX_PROMPTS} prompts, are {len(config.prompts)}"))
-    for index, prompt in enumerate(config.prompts[:MAX_PROMPTS]):
-        field = f"config.prompts[{index}]"
-        if len(prompt.text) > MAX_PROMPT_CHARACTERS:
-            count = len(prompt.text)
-            problems.append((f"{field}.text", f"must have at most {MAX_PROMPT_CHARACTERS} characters, has {count}"))
-        elif any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in prompt.text):
-            problems.append((f"{field}.text", "must not hold control characters"))
-        if prompt.HasField("weight") and not (math.isfinite(prompt.weight) and prompt.weight > 0):
-            problems.append((f"{field}.weight", "must be finite and above 0"))
+def _change(update: generator_pb2.GenerationUpdate, checks: Checks) -> Change:
+    prompts = checks.prompts(update.prompts) if update.prompts else ()
+    sampling = checks.changes(update.sampling)
+    return Change(prompts, sampling, checks.blend_steps(update))
 
 
-def _seconds(config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]) -> float:
-    if not config.HasField("duration"):
-        return min(DEFAULT_DURATION_SECONDS, info.max_duration_seconds)
-    seconds = config.duration.seconds + config.duration.nanos * 1e-9
-    if not 1.0 / info.frame_rate_hz - _SMALL <= seconds <= info.max_duration_seconds + _SMALL:
-        low, high = 1.0 / info.frame_rate_hz, info.max_duration_seconds
-        problems.append(("config.duration", f"must be {low:g} to {high:g} seconds, is {seconds:g}"))
-    return seconds
-
-
-def _sampling(config: generator_pb2.GenerationConfig, info: ModelInfo, problems: list[tuple[str, str]]) -> Sampling:
-    given, default = config.sampling, Sampling()
-
-    def number(field: str, low: float, high: float, *, open_low: bool = False) -> float:
-        value: float = getattr(given, field) if given.HasField(field) else getattr(default, field)
-        # Written so that NaN fails.
-        if not ((low < value if open_low else low <= value) and value <= high):
-            words = f"above {low:g} and at most {high:g}" if open_low else f"{low:g} to {high:g}"
-            problems.append((f"config.sampling.{field}", f"must be {words}, is {value:g}"))
-        return value
-
-    top_k_given = given.HasField("top_k")
-    return Sampling(
-        temperature=number("temperature", 0.0, 10.0, open_low=True),
-        top_k=int(number("top_k", 0, info.codebook_size)) if top_k_given else min(default.top_k, info.codebook_size),
-        top_p=number("top_p", 0.0, 1.0),
-        cfg_coef=number("cfg_coef", 0.0, 20.0),
-        use_sampling=given.use_sampling if given.HasField("use_sampling") else True,
-        seed=config.seed if config.HasField("seed") else secrets.randbits(63),
-    )
-
-
-def _encoding(form: audio_pb2.AudioFormat, info: ModelInfo, problems: list[tuple[str, str]]) -> audio_pb2.AudioEncoding:
-    encoding = form.encoding or audio_pb2.AUDIO_ENCODING_PCM_S16LE
-    field = "config.output_format"
-    if encoding not in ENCODINGS:
-        problems.append((f"{field}.encoding", "must be PCM_S16LE, PCM_F32LE or WAV"))
-    if form.sample_rate_hz not in (0, info.sample_rate_hz):
-        problems.append((f"{field}.sample_rate_hz", f"must be the model's {info.sample_rate_hz}, or 0"))
-    if form.channel_count not in (0, info.channel_count):
-        problems.append((f"{field}.channel_count", f"must be the model's {info.channel_count}, or 0"))
-    return encoding
-
-
-def _refuse_unserved(config: generator_pb2.GenerationConfig) -> None:
-    if len(config.prompts) > 1:
-        raise Unimplemented("config.prompts", "this server takes one prompt")
-    for field in ("pacing", "prompt_audio", "resume"):
-        if config.HasField(field):
-            raise Unimplemented(f"config.{field}", "is not served by this server")
+def _resume(config: generator_pb2.GenerationConfig, frame_count: int | None, checks: Checks) -> Resume:
+    if not config.HasField("seed"):
+        checks.refuse("seed", "must be the one that started told, to resume")
+    codes = checks.known_codes(config.resume, frame_count)
+    updates, last = [], 0
+    checks.update_count(config.resume)
+    for index, applied in enumerate(config.resume.updates[: checks.MAX_UPDATES]):
+        inner = checks.inside(f"resume.updates[{index}]")
+        if applied.step < last:
+            inner.refuse("step", f"must not be before the one above it, {last}")
+        last = applied.step
+        updates.append((applied.step, _change(applied.update, inner.inside("update"))))
+    return Resume(codes, config.resume.received_samples, tuple(updates))

@@ -9,8 +9,9 @@ import torch
 
 from antiphon.v1 import generator_pb2, generator_pb2_grpc
 from services.generator.engine import GeneratorEngine
+from services.generator.residents import Model, Residents
 from services.generator.scheduler import Scheduler
-from services.generator.servicer import GeneratorServicer, Model
+from services.generator.servicer import GeneratorServicer
 from services.generator.settings import GeneratorSettings
 from services.models.loader import load_generator
 
@@ -26,34 +27,37 @@ class GeneratorService:
 
     def __init__(self, settings: GeneratorSettings) -> None:
         self._settings = settings
-        self._models: dict[str, Model] = {}
+        self._device = settings.device
+        self._default_threads = torch.get_num_threads()
+        self._largest = 0
+        self._models = Residents(self._load, settings.memory_budget_bytes)
 
     def load(self) -> None:
-        settings = self._settings
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = [load_generator(name, device) for name in settings.models]
-        largest = max(model.info.parameter_count for model in loaded)
-        if settings.threads or largest < SMALL_MODEL_PARAMETERS:
-            torch.set_num_threads(settings.threads or 1)
-        for model in loaded:
-            engine = GeneratorEngine(model)
-            engine.warm()
-            info = model.info
-            scheduler = Scheduler(engine, info.name, info.sample_rate_hz, settings.slots, settings.queue_limit)
-            self._models[info.name] = Model(info, engine, scheduler)
-            facts = {
-                "model": info.name,
-                "parameters": info.parameter_count,
-                "device": device,
-                "precision": info.precision,
-            }
-            _log.info("model loaded", extra=facts)
+        if self._device == "auto":
+            self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._models.open(self._settings.models)
 
     def register(self, server: grpc.aio.Server) -> None:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(self._models), server)
 
     def close(self) -> None:
-        for model in self._models.values():
-            model.scheduler.close()
+        self._models.close()
+
+    def _load(self, name: str) -> Model:
+        loaded, settings = load_generator(name, self._device), self._settings
+        self._largest = max(self._largest, loaded.info.parameter_count)
+        own = 1 if self._largest < SMALL_MODEL_PARAMETERS else self._default_threads
+        torch.set_num_threads(settings.threads or own)
+        engine = GeneratorEngine(loaded)
+        engine.warm()
+        info = engine.info
+        scheduler = Scheduler(engine, info.name, info.sample_rate_hz, settings.slots, settings.queue_limit)
+        scheduler.start()
+        facts = {
+            "model": info.name,
+            "parameters": info.parameter_count,
+            "device": self._device,
+            "precision": info.precision,
+        }
+        _log.info("model loaded", extra=facts)
+        return Model(info, engine, scheduler)

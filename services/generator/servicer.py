@@ -4,49 +4,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import struct
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from google.api import httpbody_pb2
 from numpy.typing import NDArray
 
 from antiphon.codes import bits_per_code, pack_codes
-from antiphon.v1 import audio_pb2, generator_pb2, generator_pb2_grpc
+from antiphon.v1 import generator_pb2, generator_pb2_grpc
 from services.generator import requests
-from services.generator.engine import GeneratorEngine
+from services.generator.controls import obey
+from services.generator.engine import Output
+from services.generator.replies import Replies, empty
 from services.generator.requests import GenerationRequest
-from services.generator.scheduler import Scheduler
-from services.generator.streams import Finished, Reason, Stream
-from services.models.audio import to_pcm16, to_pcm_f32
-from services.models.loader import ModelInfo
-from services.runtime.errors import FailedPrecondition, InvalidArgument, Unimplemented
-from services.runtime.messages import duration, model_info
+from services.generator.residents import Model, Residents
+from services.generator.streams import Event, Finished, Stream
+from services.runtime.errors import FailedPrecondition, InvalidArgument
+from services.runtime.messages import model_info
 
-_Action = generator_pb2.GenerationControl
-_REASONS = {
-    Reason.COMPLETE: generator_pb2.GenerationFinished.REASON_COMPLETE,
-    Reason.STOPPED: generator_pb2.GenerationFinished.REASON_STOPPED,
-}
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model and who runs it."""
-
-    info: ModelInfo
-    engine: GeneratorEngine
-    scheduler: Scheduler
+CLIENT_HEADER = "x-client-id"
+"""Names the caller that the edge knows, for fairness between callers."""
 
 
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
-    """GeneratorService over the loaded models, the default first. They may be loaded after it is made."""
+    """GeneratorService over the models, which may be loaded after it is made."""
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Residents) -> None:
         self._models = models
 
     async def ListModels(
@@ -54,32 +39,33 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> generator_pb2.GeneratorServiceListModelsResponse:
         models = [
             model_info(
-                model.info,
+                info,
                 is_default=index == 0,
-                max_seconds=model.info.max_duration_seconds,
-                latency_seconds=model.engine.lookahead_seconds,
+                max_seconds=info.max_duration_seconds,
+                latency_seconds=self._models.lookahead_seconds(name),
             )
-            for index, model in enumerate(self._models.values())
+            for index, (name, info) in enumerate(self._models.infos.items())
         ]
         return generator_pb2.GeneratorServiceListModelsResponse(models=models)
 
     async def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:
+        generation = requests.generation(request.config, self._models.infos)
         response = generator_pb2.GenerateResponse()
         codes: list[NDArray[np.int32]] = []
         audio: list[bytes] = []
-        generation, stream = self._submit(request.config)
-        with contextlib.closing(_Cancelling(stream)):
-            response.started.CopyFrom(self._started(request.config, generation))
+        async with self._run(generation, context) as (model, stream):
+            replies = Replies(generation, model)
+            response.started.CopyFrom(replies.started(request.config))
             async for event in stream.events():
                 if isinstance(event, Finished):
-                    response.finished.CopyFrom(self._finished(event, generation))
-                else:
-                    audio.append(self._pcm(event.audio, event.first_sample, generation))
+                    response.finished.CopyFrom(replies.finished(event))
+                elif isinstance(event, Output):
+                    audio.append(replies.pcm(event))
                     codes.append(event.codes)
         response.audio = b"".join(audio)
         if generation.include_codes:
             whole = np.concatenate([part for part in codes if part.size], axis=1)
-            response.codes.CopyFrom(pack_codes(whole, self._bits(generation)))
+            response.codes.CopyFrom(pack_codes(whole, bits_per_code(model.info.codebook_size)))
         return response
 
     async def StreamGenerate(
@@ -89,127 +75,96 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         kind = first and first.WhichOneof("request")
         if first is None or kind != "config":
             raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
-        generation, stream = self._submit(first.config)
-        obeying = asyncio.create_task(_obey(request_iterator, stream))
-        try:
-            yield generator_pb2.StreamGenerateResponse(started=self._started(first.config, generation))
-            async for response in self._responses(generation, stream):
-                yield response
-        finally:
-            obeying.cancel()
-            stream.cancel()
+        generation = requests.generation(first.config, self._models.infos, streams=True)
+        async with self._run(generation, context) as (model, stream):
+            with _in_background(obey(request_iterator, stream, model, generation)):
+                replies = Replies(generation, model)
+                yield generator_pb2.StreamGenerateResponse(started=replies.started(first.config))
+                async for event in stream.events():
+                    for response in replies.responses(event):
+                        yield response
+
+    async def GenerateBatch(
+        self, request: generator_pb2.GenerateBatchRequest, context: Any
+    ) -> AsyncIterator[generator_pb2.GenerateBatchResponse]:
+        generations = requests.batch(request, self._models.infos)
+        async with self._run_all(generations, context) as (model, streams):
+            for index, (generation, config) in enumerate(zip(generations, request.configs, strict=True)):
+                started = Replies(generation, model).started(config)
+                response = generator_pb2.StreamGenerateResponse(started=started)
+                yield generator_pb2.GenerateBatchResponse(index=index, response=response)
+            replies = [Replies(generation, model) for generation in generations]
+            async for index, event in _together(streams):
+                for response in replies[index].responses(event):
+                    yield generator_pb2.GenerateBatchResponse(index=index, response=response)
 
     async def GenerateFile(
         self, request: generator_pb2.GenerateFileRequest, context: Any
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         try:
-            config = requests.file_config(request, {name: model.info for name, model in self._models.items()})
-            generation, stream = self._submit(config)
+            config = requests.file_config(request, self._models.infos)
+            generation = requests.generation(config, self._models.infos)
         except InvalidArgument as error:
             raise requests.flat_fields(error) from error
-        with contextlib.closing(_Cancelling(stream)):
-            content_type = "audio/wav"
+        async with self._run(generation, context) as (model, stream):
+            replies, content_type = Replies(generation, model), "audio/wav"
             async for event in stream.events():
-                if not isinstance(event, Finished) and (event.audio.numel() or event.final):
-                    data = self._pcm(event.audio, event.first_sample, generation)
-                    yield httpbody_pb2.HttpBody(content_type=content_type, data=data)
+                if isinstance(event, Output) and not empty(event):
+                    yield httpbody_pb2.HttpBody(content_type=content_type, data=replies.pcm(event))
                     content_type = ""
 
-    def _submit(self, config: generator_pb2.GenerationConfig) -> tuple[GenerationRequest, Stream]:
-        generation = requests.generation(config, {name: model.info for name, model in self._models.items()})
-        return generation, self._models[generation.model].scheduler.submit(generation)
+    @asynccontextmanager
+    async def _run(self, generation: GenerationRequest, context: Any) -> AsyncIterator[tuple[Model, Stream]]:
+        async with self._run_all([generation], context) as (model, streams):
+            yield model, streams[0]
 
-    async def _responses(
-        self, generation: GenerationRequest, stream: Stream
-    ) -> AsyncIterator[generator_pb2.StreamGenerateResponse]:
-        total = self._models[generation.model].engine.step_count(generation.frame_count)
-        sequence = 0
-        async for event in stream.events():
-            if isinstance(event, Finished):
-                yield generator_pb2.StreamGenerateResponse(finished=self._finished(event, generation))
-                return
-            progress = generator_pb2.GenerationProgress(steps=event.steps, total_steps=total)
-            yield generator_pb2.StreamGenerateResponse(progress=progress)
-            if generation.include_codes and event.codes.size:
-                codes = pack_codes(event.codes, self._bits(generation), first_frame=event.first_frame)
-                yield generator_pb2.StreamGenerateResponse(codes=codes)
-            if event.audio.numel() or event.final:
-                chunk = audio_pb2.AudioChunk(
-                    sequence=sequence,
-                    first_sample=event.first_sample,
-                    sample_count=event.audio.shape[1],
-                    data=self._pcm(event.audio, event.first_sample, generation),
-                    is_final=event.final,
-                )
-                yield generator_pb2.StreamGenerateResponse(audio=chunk)
-                sequence += 1
-
-    def _started(
-        self, config: generator_pb2.GenerationConfig, generation: GenerationRequest
-    ) -> generator_pb2.GenerationStarted:
-        model = self._models[generation.model]
-        return generator_pb2.GenerationStarted(
-            config=requests.effective(config, generation, model.info),
-            format=requests.audio_format(generation, model.info),
-            frame_rate_hz=model.info.frame_rate_hz,
-            total_samples=generation.frame_count * model.engine.samples_per_frame,
-            total_steps=model.engine.step_count(generation.frame_count),
-        )
-
-    def _finished(self, event: Finished, generation: GenerationRequest) -> generator_pb2.GenerationFinished:
-        return generator_pb2.GenerationFinished(
-            reason=_REASONS[event.reason],
-            audio_duration=duration(event.samples / self._models[generation.model].info.sample_rate_hz),
-            queue_time=duration(event.queue_seconds),
-            first_audio_time=duration(event.first_audio_seconds),
-            total_time=duration(event.total_seconds),
-            steps=event.steps,
-        )
-
-    def _bits(self, generation: GenerationRequest) -> int:
-        return bits_per_code(self._models[generation.model].info.codebook_size)
-
-    def _pcm(self, audio: torch.Tensor, first_sample: int, generation: GenerationRequest) -> bytes:
-        if not audio.numel():
-            data = b""
-        elif generation.encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE:
-            data = to_pcm_f32(audio)
-        else:
-            data = to_pcm16(audio)
-        if generation.encoding == audio_pb2.AUDIO_ENCODING_WAV and first_sample == 0 and (data or not audio.numel()):
-            model = self._models[generation.model]
-            samples = generation.frame_count * model.engine.samples_per_frame
-            return _wav_header(samples, model.info) + data
-        return data
+    @asynccontextmanager
+    async def _run_all(
+        self, generations: Sequence[GenerationRequest], context: Any
+    ) -> AsyncIterator[tuple[Model, list[Stream]]]:
+        """Queue requests for one model; whoever leaves cancels what still runs."""
+        async with self._models.lease(generations[0].model) as model:
+            streams = model.scheduler.submit(generations, _client(context))
+            try:
+                yield model, streams
+            finally:
+                for stream in streams:
+                    stream.cancel()
 
 
-class _Cancelling:
-    def __init__(self, stream: Stream) -> None:
-        self.close = stream.cancel
+def _client(context: Any) -> str:
+    """Return who calls: what the edge says in ``x-client-id``, else the host of the peer."""
+    named = dict(context.invocation_metadata() or ()).get(CLIENT_HEADER, "")
+    return str(named) or str(context.peer()).rpartition(":")[0]
 
 
-async def _obey(messages: AsyncIterator[generator_pb2.StreamGenerateRequest], stream: Stream) -> None:
-    """Obey what follows the config; a message that may not follow ends the stream with its error."""
+@contextmanager
+def _in_background(work: Coroutine[Any, Any, None]) -> Iterator[None]:
+    task = asyncio.create_task(work)
     try:
-        async for message in messages:
-            kind = message.WhichOneof("request")
-            if kind == "config":
-                raise FailedPrecondition("config", "a stream takes one config")
-            if kind != "control":
-                raise Unimplemented(str(kind or "request"), "is not served by this server")
-            if message.control.action == _Action.ACTION_STOP:
-                stream.stop()
-            elif message.control.action in (_Action.ACTION_PAUSE, _Action.ACTION_RESUME):
-                stream.pause(message.control.action == _Action.ACTION_PAUSE)
-            else:
-                raise InvalidArgument("control.action", "must be PAUSE, RESUME or STOP")
-    except (FailedPrecondition, InvalidArgument, Unimplemented) as error:
-        stream.put(error)
+        yield
+    finally:
+        task.cancel()
 
 
-def _wav_header(samples: int, info: ModelInfo) -> bytes:
-    """Return the header of a 16-bit RIFF WAVE file of so many samples (of each channel), all of them to come."""
-    width, rate = 2 * info.channel_count, info.sample_rate_hz
-    riff = struct.pack("<4sI4s", b"RIFF", 36 + samples * width, b"WAVE")
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, info.channel_count, rate, rate * width, width, 16)
-    return riff + form + struct.pack("<4sI", b"data", samples * width)
+async def _together(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Event]]:
+    """Yield the events of several streams as they come, each with its stream's index."""
+    iterators = [aiter(stream.events()) for stream in streams]
+    waiting: dict[asyncio.Task[Event | None], int] = {}
+
+    def wait(index: int) -> None:
+        waiting[asyncio.ensure_future(anext(iterators[index], None))] = index
+
+    try:
+        for index in range(len(streams)):
+            wait(index)
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                index, event = waiting.pop(task), task.result()
+                if event is not None:
+                    yield index, event
+                    wait(index)
+    finally:
+        for task in waiting:
+            task.cancel()

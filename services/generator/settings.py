@@ -16,3 +16,6 @@ class GeneratorSettings(ModelSettings):
 
     slots: int = Field(default=8, ge=1, le=256, description="Streams that are made at the same time, a model.")
     queue_limit: int = Field(default=32, ge=0, description="Requests that may wait for a slot, a model.")
+    memory_budget_bytes: int = Field(
+        default=0, ge=0, description="What the weights of the models in memory may take together; 0 for no limit."
+    )

@@ -45,6 +45,9 @@ class Executor(Protocol[StateT]):
     def recondition(self, state: StateT, conditions: Sequence[RowConditions]) -> None:
         """Replace what the rows attend to, from the next step on; as many rows as at the beginning.
 
+        While prompts fade this is called at every step with the same sources, the same tensors, and other weights: a
+        source that a row has already need not be projected again.
+
         Raises:
             ValueError: the conditions have other rows, or stand before the first token.
         """
@@ -84,7 +87,8 @@ def guide(logits: torch.Tensor, rows: Sequence[int], guidance: Sequence[float]) 
     guided, row = [], 0
     for count, coefficient in zip(rows, guidance, strict=True):
         conditional = logits[row]
-        if count == 2:
+        # At 1 the unconditional row says nothing; the sum would still round.
+        if count == 2 and coefficient != 1.0:
             unconditional = logits[row + 1]
             conditional = unconditional + (conditional - unconditional) * coefficient
         guided.append(conditional)

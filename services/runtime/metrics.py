@@ -89,6 +89,15 @@ class Metrics:
         self.requests_waiting = Gauge(
             "antiphon_requests_waiting", "Requests that wait for a slot.", _MODEL, registry=registry
         )
+        self.streams_parked = Gauge(
+            "antiphon_streams_parked",
+            "Streams without a slot while their listeners wait.",
+            _MODEL,
+            registry=registry,
+        )
+        self.model_resident = Gauge(
+            "antiphon_model_resident", "1 while the model is in memory.", _MODEL, registry=registry
+        )
         self.slots_active = Gauge("antiphon_slots_active", "Slots that hold a stream.", _MODEL, registry=registry)
         self.slots = Gauge("antiphon_slots", "Slots there are.", _MODEL, registry=registry)
         self.build = Info("antiphon_build", "What runs.", registry=registry)

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from services.generator.engine import GeneratorEngine
 from services.generator.requests import GenerationRequest
+from services.models.conditions import Prompt
 from services.models.loader import LoadedGenerator
 from services.models.sampling import Sampling
 from tests.bench import shapes
@@ -114,7 +115,7 @@ def time_audiocraft(loaded: LoadedGenerator, count: int, frames: int, steps: int
     requests = [_request(loaded.info.name, index, frames) for index in range(count)]
     sampling = requests[0].sampling
     codes = loaded.lm.generate(
-        conditions=[ConditioningAttributes(text={"description": request.prompt}) for request in requests],
+        conditions=[ConditioningAttributes(text={"description": request.prompts[0].text}) for request in requests],
         max_gen_len=frames,
         use_sampling=sampling.use_sampling,
         temp=sampling.temperature,
@@ -130,7 +131,7 @@ def time_audiocraft(loaded: LoadedGenerator, count: int, frames: int, steps: int
 
 def _request(model: str, index: int, frames: int) -> GenerationRequest:
     prompt = ("a slow piano melody in C minor", "fast happy guitar with drums at 140 bpm")[index % 2]
-    return GenerationRequest(model, prompt, frames, Sampling(seed=index))
+    return GenerationRequest(model, (Prompt(prompt),), frames, Sampling(seed=index))
 
 
 def _figures(elapsed: float, steps: int, audio_seconds: float, first_audio: float) -> Figures:

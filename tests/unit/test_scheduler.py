@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +13,12 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.generator.engine import Output, Sequence
+from services.generator.engine import Output
 from services.generator.requests import GenerationRequest
 from services.generator.scheduler import STREAM_CAPACITY, Scheduler
+from services.generator.sequence import Sequence
 from services.generator.streams import Event, Finished, Reason, Stream
+from services.models.conditions import Prompt
 from services.models.sampling import Sampling
 from services.runtime.errors import Internal, ResourceExhausted, Unavailable
 from services.runtime.metrics import Metrics
@@ -30,8 +31,11 @@ class Counted:
     """A sequence that only counts its steps; each makes one sample."""
 
     request: GenerationRequest
-    schedule: Any
     steps: int = 0
+
+    @property
+    def steps_left(self) -> int | None:
+        return None if self.request.frame_count is None else self.request.frame_count - self.steps
 
 
 def output(sequence: Counted, samples: int, final: bool) -> Output:
@@ -46,22 +50,28 @@ class FakeEngine:
     permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     free: bool = False
     entered: int = 0
+    prepared: int = 0
     begun: list[str] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    changes: list[tuple[str, Any]] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
 
-    def begin(self, request: GenerationRequest) -> Sequence:
-        self.begun.append(request.prompt)
-        if request.prompt == "no beginning":
+    def prepare(self, request: GenerationRequest) -> Any:
+        self.prepared += 1
+
+    def begin(self, request: GenerationRequest, prepared: Any) -> Sequence:
+        self.begun.append(name_of(request))
+        if name_of(request) == "no beginning":
             raise ValueError("no beginning")
-        return cast(Sequence, Counted(request, SimpleNamespace(step_count=request.frame_count)))
+        return cast(Sequence, Counted(request))
 
     def step(self, sequences: list[Sequence]) -> list[Output]:
         self.entered += 1
         if not self.free:
             self.permits.acquire()
         counted = [cast(Counted, sequence) for sequence in sequences]
-        names = [sequence.request.prompt for sequence in counted]
+        names = [name_of(sequence.request) for sequence in counted]
         self.batches.append(names)
         if self.broken & set(names):
             raise ValueError("no step")
@@ -70,9 +80,16 @@ class FakeEngine:
         return [output(sequence, 1, sequence.steps == sequence.request.frame_count) for sequence in counted]
 
     def finish(self, sequence: Sequence) -> Output:
-        if cast(Counted, sequence).request.prompt == "no ending":
+        if name_of(cast(Counted, sequence).request) == "no ending":
             raise ValueError("no ending")
         return output(cast(Counted, sequence), 0, True)
+
+    def update(self, sequence: Sequence, prepared: Any) -> int:
+        self.changes.append((name_of(sequence.request), prepared))
+        return sequence.steps
+
+    def release(self, sequence: Sequence) -> None:
+        self.released.append(name_of(sequence.request))
 
     def allow(self, steps: int | None = None) -> None:
         """Permit so many steps, or from now on all."""
@@ -80,8 +97,12 @@ class FakeEngine:
         self.permits.release(steps or 1)
 
 
-def request(name: str, frames: int = 3) -> GenerationRequest:
-    return GenerationRequest("fake", name, frames, Sampling(seed=1))
+def request(name: str, frames: int | None = 3, credit: int | None = None) -> GenerationRequest:
+    return GenerationRequest("fake", (Prompt(name),), frames, Sampling(seed=1), credit=credit)
+
+
+def name_of(request: GenerationRequest) -> str:
+    return request.prompts[0].text
 
 
 async def collect(stream: Stream) -> list[Event]:
@@ -107,7 +128,10 @@ class Bench:
         self.engine = FakeEngine()
         self.metrics = Metrics(CollectorRegistry())
         self.scheduler = Scheduler(self.engine, "fake", RATE, slots, queue_limit, self.metrics)
-        self.submit = self.scheduler.submit
+        self.scheduler.start()
+
+    def submit(self, request: GenerationRequest, client: str = "") -> Stream:
+        return self.scheduler.submit([request], client)[0]
 
     def value(self, name: str) -> float:
         return self.metrics.registry.get_sample_value(name, {"model": "fake"}) or 0.0
@@ -168,6 +192,7 @@ async def test_slots_bound_the_batch_and_a_freed_one_is_taken_at_once(open_bench
     await until(lambda: bench.engine.entered == 1)
     streams += [bench.submit(request("short", 1)), bench.submit(request("next", 2))]
     assert bench.waiting == 2
+    await until(lambda: bench.engine.prepared == 3)
     bench.engine.allow()
     await asyncio.gather(*map(collect, streams))
     # The first step had begun before the others came.
@@ -192,6 +217,7 @@ async def test_a_cancelled_request_has_left_by_the_next_step(open_bench: Open) -
     bench = open_bench(2, 8)
     gone, stays = bench.submit(request("gone", 50)), bench.submit(request("stays", 5))
     heir = bench.submit(request("heir", 1))
+    await until(lambda: bench.engine.prepared == 3)
     bench.engine.allow(2)
     await until(lambda: len(bench.engine.batches) == 2)
     gone.cancel()
@@ -227,7 +253,7 @@ async def test_a_paused_request_makes_no_step_and_others_go_on(open_bench: Open)
     bench.engine.allow()
     assert finished(await collect(other)).steps == 20
     assert not any("paused" in names for names in bench.engine.batches)
-    assert bench.active == 1
+    await until(lambda: bench.active == 1)
     paused.pause(False)
     assert finished(await collect(paused)).steps == 3
 
@@ -263,6 +289,7 @@ async def test_a_failed_step_fails_its_batch_alone(open_bench: Open) -> None:
     bench.submit(request("first", 1))
     await until(lambda: bench.engine.entered == 1)
     streams = [bench.submit(request(name)) for name in ("broken", "unlucky", "later")]
+    await until(lambda: bench.engine.prepared == 4)
     bench.engine.allow()
     results = await asyncio.gather(*map(collect, streams), return_exceptions=True)
     assert [type(result) for result in results[:2]] == [Internal, Internal]

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from services.generator.engine import GeneratorEngine
 from services.generator.requests import GenerationRequest
+from services.models.conditions import Prompt
 from services.models.loader import LoadedGenerator, load_generator
 from services.models.sampling import Sampling
 
@@ -64,7 +65,9 @@ def generate(model: LoadedGenerator, prompts: list[str], cfg_coef: float) -> lis
     pieces = []
     for first in range(0, len(prompts), BATCH):
         batch = [
-            engine.begin(GenerationRequest(model.info.name, text, frames, Sampling(seed=first + i, cfg_coef=cfg_coef)))
+            engine.begin(
+                GenerationRequest(model.info.name, (Prompt(text),), frames, Sampling(seed=first + i, cfg_coef=cfg_coef))
+            )
             for i, text in enumerate(prompts[first : first + BATCH])
         ]
         parts: list[list[torch.Tensor]] = [[] for _ in batch]
