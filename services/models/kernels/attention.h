@@ -68,12 +68,11 @@ static void attend(const Cache& cache, int64_t place, int64_t length, const floa
     tops = vmax(tops, result);
     store(scores + first, result);
   }
-  float top = tops[0];
-  for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+  const float most = top(tops);
   floats totals = splat(0);
   for (int64_t first = 0; first < length; first += LANES) {
     const floats result = load<floats>(scores + first);
-    floats powers = vexp(result - top);
+    floats powers = vexp(result - most);
     powers = select(result > splat(-INFINITY), powers, splat(0));
     totals += powers;
     if (sizeof(T) == 1 && length - first >= LANES) powers *= load<floats>(value_scales + first);

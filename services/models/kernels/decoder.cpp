@@ -63,20 +63,18 @@ static char* take(char*& from, int64_t bytes) {
   return start;
 }
 
-static int64_t scratch_bytes(const Model& model, int64_t rows, int64_t longest) {
-  const int64_t widest = model.hidden > model.dim ? model.hidden : model.dim;
-  return padded(rows * widest * 4) + 2 * padded(rows * (widest / GROUP + 1) * 4) + padded(rows * model.dim * 4) +
-         padded((longest + LANES) * 4);
-}
-
-static Scratch scratch(const Model& model, int64_t rows, char* memory) {
-  const int64_t widest = model.hidden > model.dim ? model.hidden : model.dim;
+// Hands out the memory of one thread; without any, says how much it takes.
+static Scratch scratch(const Model& model, int64_t rows, int64_t longest, char* memory, int64_t* bytes = nullptr) {
+  const int64_t widest = std::max(model.hidden, model.dim), tiled = (rows + TILE - 1) / TILE * TILE;
+  char* rest = memory;
   Scratch made;
-  made.inputs.values = (float*)take(memory, rows * widest * 4);
-  made.inputs.scales = (float*)take(memory, rows * (widest / GROUP + 1) * 4);
-  made.inputs.corrections = (int32_t*)take(memory, rows * (widest / GROUP + 1) * 4);
-  made.normed = (float*)take(memory, rows * model.dim * 4);
-  made.scores = (float*)memory;
+  made.inputs.units = (uint32_t*)take(rest, tiled * widest * 4);
+  made.inputs.scales = (float*)take(rest, rows * (widest / GROUP) * 4);
+  made.inputs.corrections = (int32_t*)take(rest, rows * (widest / GROUP) * 4);
+  made.inputs.sums = (float*)take(rest, rows * 4 * LANES * 4);
+  made.normed = (float*)take(rest, rows * model.dim * 4);
+  made.scores = (float*)take(rest, (longest + LANES) * 4);
+  if (bytes) *bytes = rest - memory;
   return made;
 }
 
@@ -160,7 +158,8 @@ int antiphon_step(const Model* model, const Run* runs, int64_t run_count, float*
     longest = std::max(longest, runs[r].position + runs[r].count);
     for (int64_t s = 0; s < runs[r].source_count; s++) longest = std::max(longest, runs[r].sources[s].length);
   }
-  const int64_t own = scratch_bytes(*model, rows, longest);
+  int64_t own;
+  scratch(*model, rows, longest, nullptr, &own);
   const int64_t shared = padded(rows * 3 * dim * 4) + padded(rows * dim * 4) + padded(rows * hidden * 4);
   char* memory = (char*)std::aligned_alloc(64, own * thread_count + shared);
   if (!memory) return 1;
@@ -171,7 +170,7 @@ int antiphon_step(const Model* model, const Run* runs, int64_t run_count, float*
 #pragma omp parallel num_threads((int)thread_count)
   {
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    const Scratch mine = scratch(*model, rows, memory + own * thread);
+    const Scratch mine = scratch(*model, rows, longest, memory + own * thread);
     auto product = [&](const Linear& linear, const float* from, float* to, Finish finish) {
       prepare(precision, mine.inputs, from, rows, linear.inputs);
       multiply(precision, linear, mine.inputs, rows, to, finish, thread, threads);
@@ -215,14 +214,15 @@ int antiphon_step(const Model* model, const Run* runs, int64_t run_count, float*
 int antiphon_project(const Model* model, const float* source, int64_t length, const Cache* to, int64_t thread_count) {
   const Precision precision = (Precision)model->precision;
   const int64_t dim = model->dim, heads = model->heads, size = dim / heads;
-  const int64_t own = scratch_bytes(*model, length, length);
+  int64_t own;
+  scratch(*model, length, length, nullptr, &own);
   char* memory = (char*)std::aligned_alloc(64, own * thread_count + padded(length * 2 * dim * 4));
   if (!memory) return 1;
   float* projected = (float*)(memory + own * thread_count);
 #pragma omp parallel num_threads((int)thread_count)
   {
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    const Scratch mine = scratch(*model, length, memory + own * thread);
+    const Scratch mine = scratch(*model, length, length, memory + own * thread);
     prepare(precision, mine.inputs, source, length, dim);
     for (int64_t layer = 0; layer < model->layer_count; layer++) {
       multiply(precision, model->layers[layer].key_value, mine.inputs, length, projected, PLAIN, thread, threads);

@@ -5,18 +5,14 @@
 // which bounds what one large input can spoil; the sums of a group are integers, and exact.
 #pragma once
 
-#if defined(__AVX512VNNI__) || defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include "vectors.h"
 
 enum Precision { FP32 = 0, BF16 = 1, INT8 = 2 };
 
-constexpr int GROUP = 64;
-constexpr int TILE = 16;  // rows at once: what the registers hold
+constexpr int GROUP = 64;  // inputs that are summed up at a time
+constexpr int TILE = 8;    // rows at once
 
-// weights: FP32 [N/16][K][16]; BF16 [N/16][K/2][16][2]; INT8 [N/16][K/4][16][4], each plus 128.
+// weights: [N/16][K/n][16][n], where n values fill four bytes: 1 float, 2 bfloat16, or 4 int8 (each plus 128).
 struct Linear {
   const void* weights;
   const float* scales;  // [N], INT8
@@ -26,124 +22,150 @@ struct Linear {
 
 // Rows in the form that a product takes them in; memory of one thread.
 struct Inputs {
-  float* values;         // FP32 [rows][K]; BF16: as uint16_t; INT8: as int8_t
-  float* scales;         // INT8 [rows][K/64]
-  int32_t* corrections;  // INT8 [rows][K/64]: minus 128 times the sum of the group
+  uint32_t* units;       // [rows/8][K/n][8]: n values of eight rows side by side
+  float* scales;         // INT8 [K/64][rows]
+  int32_t* corrections;  // INT8 [K/64][rows]: minus 128 times the sum of the group
+  float* sums;           // [rows][4][16]
 };
 
+constexpr int64_t per_unit(Precision precision) { return precision == FP32 ? 1 : precision == BF16 ? 2 : 4; }
+
+static void quantise(const Inputs& to, const float* x, int64_t row, int64_t rows, int64_t inputs, uint32_t* units) {
+  for (int64_t g = 0; g < inputs / GROUP; g++) {
+    floats tops = splat(0);
+    for (int i = 0; i < GROUP; i += LANES) tops = vmax(tops, vabs(load<floats>(x + g * GROUP + i)));
+    const float most = top(tops) + 1e-12f;
+    ints totals = {};
+    for (int i = 0; i < GROUP; i += LANES) {
+      const ints rounded = to_ints(load<floats>(x + g * GROUP + i) * (127.0f / most));
+      totals += rounded;
+      const bytes small = narrow(rounded);
+      for (int j = 0; j < LANES; j += 4) std::memcpy(units + (g * GROUP + i + j) / 4 * TILE, (const char*)&small + j, 4);
+    }
+    to.scales[g * rows + row] = most / 127.0f;
+    to.corrections[g * rows + row] = -128 * sum(totals);
+  }
+}
+
 static void prepare(Precision precision, const Inputs& to, const float* x, int64_t rows, int64_t inputs) {
-  if (precision == FP32) {
-    std::memcpy(to.values, x, sizeof(float) * rows * inputs);
-  } else if (precision == BF16) {
-    uint16_t* values = (uint16_t*)to.values;
-    for (int64_t i = 0; i < rows * inputs; i++) values[i] = to_bfloat16(x[i]);
-  } else {
-    int8_t* values = (int8_t*)to.values;
-    for (int64_t g = 0; g < rows * inputs / GROUP; g++, x += GROUP, values += GROUP) {
-      floats top = splat(0);
-      for (int i = 0; i < GROUP; i += LANES) top = vmax(top, vabs(load<floats>(x + i)));
-      float most = 1e-12f;
-      for (int i = 0; i < LANES; i++) most = top[i] > most ? top[i] : most;
-      const float inverse = 127.0f / most;
-      int32_t total = 0;
-      for (int i = 0; i < GROUP; i += LANES) {
-        const ints rounded = __builtin_convertvector((load<floats>(x + i) * inverse + 12582912.0f) - 12582912.0f, ints);
-        const bytes small = __builtin_convertvector(rounded, bytes);
-        std::memcpy(values + i, &small, sizeof small);
-        for (int j = 0; j < LANES; j++) total += rounded[j];
-      }
-      to.scales[g] = most / 127.0f;
-      to.corrections[g] = -128 * total;
-    }
+  for (int64_t row = 0; row < rows; row++, x += inputs) {
+    uint32_t* units = to.units + row / TILE * TILE * (inputs / per_unit(precision)) + row % TILE;
+    if (precision == FP32)
+      for (int64_t k = 0; k < inputs; k++) std::memcpy(units + k * TILE, x + k, 4);
+    else if (precision == BF16)
+      for (int64_t k = 0; k < inputs; k += 2)
+        units[k / 2 * TILE] = to_bfloat16(x[k]) | (uint32_t)to_bfloat16(x[k + 1]) << 16;
+    else
+      quantise(to, x, row, rows, inputs, units);
   }
 }
 
-static inline floats dot(floats sums, const uint16_t* weights, const uint16_t* x) {
+static inline floats dot(floats sums, const float* weights, uint32_t unit) {
+  float x;
+  std::memcpy(&x, &unit, 4);
+  return sums + load<floats>(weights) * x;
+}
+
+static inline floats dot(floats sums, const uint16_t* weights, uint32_t unit) {
 #ifdef __AVX512BF16__
-  int32_t pair;
-  std::memcpy(&pair, x, 4);
-  return (floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_loadu_si512(weights), (__m512bh)_mm512_set1_epi32(pair));
+  return (floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_loadu_si512(weights), (__m512bh)_mm512_set1_epi32(unit));
 #else
-  for (int t = 0; t < 2; t++) {
-    floats w;
-    for (int i = 0; i < LANES; i++) {
-      const uint32_t bits = (uint32_t)weights[2 * i + t] << 16;
-      std::memcpy((float*)&w + i, &bits, 4);
-    }
-    const uint32_t bits = (uint32_t)x[t] << 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    sums += w * value;
-  }
-  return sums;
+  const ints pairs = load<ints>(weights);
+  const uint32_t low = unit << 16, high = unit & 0xffff0000;
+  float first, second;
+  std::memcpy(&first, &low, 4);
+  std::memcpy(&second, &high, 4);
+  return sums + (floats)(pairs << 16) * first + (floats)(pairs & (int32_t)0xffff0000) * second;
 #endif
 }
 
-static inline ints dot(ints sums, const uint8_t* weights, const int8_t* x) {
+static inline ints dot(ints sums, const uint8_t* weights, uint32_t unit) {
 #ifdef __AVX512VNNI__
-  int32_t four;
-  std::memcpy(&four, x, 4);
-  return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(four));
+  return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(unit));
 #else
-  for (int i = 0; i < LANES; i++)
-    for (int t = 0; t < 4; t++) sums[i] += (int32_t)weights[4 * i + t] * x[t];
+  const ints quads = load<ints>(weights);
+  for (int t = 0; t < 4; t++) sums += (quads >> (8 * t) & 255) * (int32_t)(int8_t)(unit >> (8 * t));
   return sums;
 #endif
 }
 
-// ROWS rows by BLOCKS blocks of sixteen outputs; the sums stay in registers.
+template <Precision precision>
+struct Types;
+template <>
+struct Types<FP32> {
+  using Weight = float;
+  using Sum = floats;
+};
+template <>
+struct Types<BF16> {
+  using Weight = uint16_t;
+  using Sum = floats;
+};
+template <>
+struct Types<INT8> {
+  using Weight = uint8_t;
+  using Sum = ints;
+};
+
+// One group of inputs, ROWS rows from `row` on, BLOCKS blocks of sixteen outputs: adds to in.sums.
 template <Precision precision, int ROWS, int BLOCKS>
-static inline void multiply(const Linear& layer, const Inputs& in, int64_t row, int64_t block, floats (&sums)[ROWS][BLOCKS]) {
-  const int64_t inputs = layer.inputs;
-  for (auto& line : sums)
-    for (auto& value : line) value = splat(0);
-  if constexpr (precision == FP32) {
-    const float* weights = (const float*)layer.weights + block * inputs * LANES;
-    const float* x = in.values + row * inputs;
-    for (int64_t k = 0; k < inputs; k++)
-      for (int b = 0; b < BLOCKS; b++) {
-        const floats w = load<floats>(weights + (b * inputs + k) * LANES);
-        for (int r = 0; r < ROWS; r++) sums[r][b] += w * x[r * inputs + k];
-      }
-  } else if constexpr (precision == BF16) {
-    const uint16_t* weights = (const uint16_t*)layer.weights + block * inputs * LANES;
-    const uint16_t* x = (const uint16_t*)in.values + row * inputs;
-    for (int64_t k = 0; k < inputs; k += 2)
-      for (int b = 0; b < BLOCKS; b++)
-        for (int r = 0; r < ROWS; r++)
-          sums[r][b] = dot(sums[r][b], weights + (b * inputs + k) * LANES, x + r * inputs + k);
-  } else {
-    const uint8_t* weights = (const uint8_t*)layer.weights + block * inputs * LANES;
-    const int8_t* x = (const int8_t*)in.values + row * inputs;
-    const int64_t groups = inputs / GROUP;
-    for (int64_t g = 0; g < groups; g++) {
-      ints whole[ROWS][BLOCKS];
-      for (int r = 0; r < ROWS; r++)
-        for (int b = 0; b < BLOCKS; b++) whole[r][b] = ints{} + in.corrections[(row + r) * groups + g];
-      for (int64_t k = g * GROUP; k < (g + 1) * GROUP; k += 4)
-        for (int b = 0; b < BLOCKS; b++)
-          for (int r = 0; r < ROWS; r++)
-            whole[r][b] = dot(whole[r][b], weights + (b * inputs + k) * LANES, x + r * inputs + k);
-      for (int r = 0; r < ROWS; r++)
-        for (int b = 0; b < BLOCKS; b++)
-          sums[r][b] += __builtin_convertvector(whole[r][b], floats) * in.scales[(row + r) * groups + g];
+static inline void add_group(const Linear& layer, const Inputs& in, int64_t row, int64_t rows, int64_t block, int64_t group) {
+  using Weight = typename Types<precision>::Weight;
+  using Sum = typename Types<precision>::Sum;
+  constexpr int64_t n = per_unit(precision), steps = GROUP / n;
+  const int64_t stride = layer.inputs * LANES;
+  const Weight* weights = (const Weight*)layer.weights + block * stride + group * GROUP * LANES;
+  const uint32_t* units = in.units + row * (layer.inputs / n) + group * steps * TILE;
+  float* to = in.sums + row * 4 * LANES;
+  Sum sums[ROWS][BLOCKS];
+  for (int r = 0; r < ROWS; r++)
+    for (int b = 0; b < BLOCKS; b++) {
+      if constexpr (precision == INT8)
+        sums[r][b] = ints{} + in.corrections[group * rows + row + r];
+      else
+        sums[r][b] = load<floats>(to + (r * 4 + b) * LANES);
     }
+  for (int64_t step = 0; step < steps; step++, weights += n * LANES, units += TILE)
+    for (int r = 0; r < ROWS; r++)
+      for (int b = 0; b < BLOCKS; b++) sums[r][b] = dot(sums[r][b], weights + b * stride, units[r]);
+  for (int r = 0; r < ROWS; r++)
+    for (int b = 0; b < BLOCKS; b++) {
+      floats result;
+      float* at = to + (r * 4 + b) * LANES;
+      if constexpr (precision == INT8)
+        result = load<floats>(at) + __builtin_convertvector(sums[r][b], floats) * in.scales[group * rows + row + r];
+      else
+        result = sums[r][b];
+      store(at, result);
+    }
+}
+
+template <Precision precision, int BLOCKS, int ROWS = TILE>
+static inline void add_rest(const Linear& layer, const Inputs& in, int64_t row, int64_t rows, int64_t block, int64_t group) {
+  if constexpr (ROWS > 0) {
+    if (rows - row == ROWS) return add_group<precision, ROWS, BLOCKS>(layer, in, row, rows, block, group);
+    add_rest<precision, BLOCKS, ROWS - 1>(layer, in, row, rows, block, group);
   }
 }
 
 enum Finish { PLAIN, ADD, GELU, RELU };
 
-template <Precision precision, int ROWS, int BLOCKS>
-static void tile(const Linear& layer, const Inputs& in, int64_t row, int64_t block, float* y, Finish finish) {
-  floats sums[ROWS][BLOCKS];
-  multiply<precision, ROWS, BLOCKS>(layer, in, row, block, sums);
+// All rows, BLOCKS blocks. A group of weights is read from memory once, and from the first cache for further tiles.
+template <Precision precision, int BLOCKS>
+static void columns(const Linear& layer, const Inputs& in, int64_t rows, int64_t block, float* y, Finish finish) {
+  std::memset(in.sums, 0, sizeof(float) * rows * 4 * LANES);
+  for (int64_t group = 0; group < layer.inputs / GROUP; group++) {
+    int64_t row = 0;
+    for (; row + TILE <= rows; row += TILE) add_group<precision, TILE, BLOCKS>(layer, in, row, rows, block, group);
+    add_rest<precision, BLOCKS, TILE - 1>(layer, in, row, rows, block, group);
+  }
   for (int b = 0; b < BLOCKS; b++) {
     const int64_t first = (block + b) * LANES;
-    for (int r = 0; r < ROWS; r++) {
-      floats result = sums[r][b];
+    for (int64_t row = 0; row < rows; row++) {
+      floats result = load<floats>(in.sums + (row * 4 + b) * LANES);
       if constexpr (precision == INT8) result *= load<floats>(layer.scales + first);
       if (layer.bias) result += load<floats>(layer.bias + first);
-      float* to = y + (row + r) * layer.outputs + first;
+      float* to = y + row * layer.outputs + first;
       if (finish == ADD) result += load<floats>(to);
       if (finish == GELU) result = gelu(result);
       if (finish == RELU) result = vmax(result, splat(0));
@@ -152,21 +174,13 @@ static void tile(const Linear& layer, const Inputs& in, int64_t row, int64_t blo
   }
 }
 
-template <Precision precision, int ROWS>
-static void tiles(const Linear& layer, const Inputs& in, int64_t row, int64_t block, int64_t end, float* y, Finish finish) {
-  // With few rows several blocks at once keep the multipliers busy.
-  constexpr int BLOCKS = ROWS <= 4 ? 4 : ROWS <= 8 ? 2 : 1;
-  for (; block + BLOCKS <= end; block += BLOCKS) tile<precision, ROWS, BLOCKS>(layer, in, row, block, y, finish);
-  for (; block < end; block++) tile<precision, ROWS, 1>(layer, in, row, block, y, finish);
-}
-
-template <Precision precision, int ROWS = TILE>
-static void rest(const Linear& layer, const Inputs& in, int64_t row, int64_t rows, int64_t block, int64_t end, float* y,
-                 Finish finish) {
-  if constexpr (ROWS > 0) {
-    if (rows == ROWS) return tiles<precision, ROWS>(layer, in, row, block, end, y, finish);
-    rest<precision, ROWS - 1>(layer, in, row, rows, block, end, y, finish);
-  }
+template <Precision precision>
+static void share(const Linear& layer, const Inputs& in, int64_t rows, float* y, Finish finish, int64_t block, int64_t end) {
+  // With few rows, more blocks at once keep the multipliers busy.
+  if (rows <= TILE / 2)
+    for (; block + 4 <= end; block += 4) columns<precision, 4>(layer, in, rows, block, y, finish);
+  for (; block + 2 <= end; block += 2) columns<precision, 2>(layer, in, rows, block, y, finish);
+  for (; block < end; block++) columns<precision, 1>(layer, in, rows, block, y, finish);
 }
 
 // The share of one thread: some of the outputs of all rows. `y` is [rows][N].
@@ -174,15 +188,7 @@ static void multiply(Precision precision, const Linear& layer, const Inputs& in,
                      int thread, int threads) {
   const int64_t blocks = layer.outputs / LANES;
   const int64_t begin = blocks * thread / threads, end = blocks * (thread + 1) / threads;
-  // A strip of blocks that stays in the second-level cache is read once for each tile of rows.
-  constexpr int64_t STRIP = 8;
-  for (int64_t block = begin; block < end; block += rows > TILE ? STRIP : end - begin) {
-    const int64_t last = rows > TILE && block + STRIP < end ? block + STRIP : end;
-    for (int64_t row = 0; row < rows; row += TILE) {
-      const int64_t count = rows - row < TILE ? rows - row : TILE;
-      if (precision == FP32) rest<FP32>(layer, in, row, count, block, last, y, finish);
-      if (precision == BF16) rest<BF16>(layer, in, row, count, block, last, y, finish);
-      if (precision == INT8) rest<INT8>(layer, in, row, count, block, last, y, finish);
-    }
-  }
+  if (precision == FP32) share<FP32>(layer, in, rows, y, finish, begin, end);
+  if (precision == BF16) share<BF16>(layer, in, rows, y, finish, begin, end);
+  if (precision == INT8) share<INT8>(layer, in, rows, y, finish, begin, end);
 }
