@@ -28,7 +28,7 @@ def complete(config: DictConfig, frame_rate_hz: float) -> None:
     OmegaConf.set_struct(config, False)
     part = config.transformer_lm
     part.compression_model_framerate = int(frame_rate_hz)
-    part.segment_duration = config.dataset.segment_duration
+    part.segment_duration = int(config.dataset.segment_duration)
     part.span_len = config.masking.span_len
     part.memory_efficient, part.custom = False, True
 
@@ -45,7 +45,7 @@ def parameters(lm: Any, sampling: Sampling) -> dict[str, Any]:
     return {
         "use_sampling": sampling.use_sampling,
         "temp": sampling.temperature,
-        "top_k": sampling.top_k,
+        "top_k": min(sampling.top_k, lm.card),
         "top_p": sampling.top_p,
         "max_cfg_coef": sampling.cfg_coef,
         "min_cfg_coef": min(LOWEST_GUIDANCE, sampling.cfg_coef),

@@ -27,7 +27,7 @@ def parameters(lm: Any, sampling: Sampling, two_step: bool) -> dict[str, Any]:
     return {
         "use_sampling": sampling.use_sampling,
         "temp": sampling.temperature,
-        "top_k": sampling.top_k,
+        "top_k": min(sampling.top_k, lm.card),
         "top_p": sampling.top_p,
         "cfg_coef": sampling.cfg_coef,
         "two_step_cfg": two_step,
