@@ -125,6 +125,16 @@ class Arena:
         del self._source_sizes[slot]
         self._held.remove(slot)
 
+    def move(self, slot: int, filled: int) -> int:
+        """Move a row to the lowest free slot, and return that."""
+        (target,) = self.take(1, 0)
+        self.cache[:, :, target, :, :filled] = self.cache[:, :, slot, :, :filled]
+        self.sources[:, :, :, target] = self.sources[:, :, :, slot]
+        self.masks[:, target], self.weights[:, target] = self.masks[:, slot], self.weights[:, slot]
+        self._source_sizes[target] = self._source_sizes[slot]
+        self.give(slot, filled)
+        return target
+
     def attach(self, slot: int, projected: Sequence[torch.Tensor]) -> None:
         """Replace what a slot attends to by keys and values ``[layers, 2, heads, T, head_dim]``, not yet weighted."""
         longest = max((part.shape[3] for part in projected), default=0)

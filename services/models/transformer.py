@@ -21,7 +21,7 @@ from services.models.conditions import RowConditions
 from services.models.executor import guide
 from services.models.graphs import CUDAGraphed
 from services.models.matrices import DEVICES, DTYPES, Matrix
-from services.models.slots import Arena, Lanes, arrange
+from services.models.slots import Arena, Lanes, arrange, round_rows
 from services.models.weights import CrossWeights, LayerWeights, NormWeights, read_weights
 
 PREFILL_ROWS = 64
@@ -80,6 +80,7 @@ class TransformerExecutor:
         self._out_norm = None if weights.out_norm is None else _Norm(weights.out_norm, self._dtype)
         self._heads = Matrix.of(weights.heads, precision)
         self._activation = functional.gelu if weights.activation == "gelu" else functional.relu
+        self._rows: dict[int, RowState] = {}
         self._arena = Arena(weights, self._dtype, slots, length)
         self._forward = CUDAGraphed(self._predict, self.device)
         self._generation = -1
@@ -89,9 +90,9 @@ class TransformerExecutor:
     def begin(self, conditions: Sequence[RowConditions], length: int) -> TransformerState:
         prefixes = [0 if row.prepend is None else len(row.prepend) for row in conditions]
         slots = self._arena.take(len(conditions), length + max(prefixes))
-        state = TransformerState(
-            [RowState(slot, length + prefix) for slot, prefix in zip(slots, prefixes, strict=True)]
-        )
+        rows = [RowState(slot, length + prefix) for slot, prefix in zip(slots, prefixes, strict=True)]
+        self._rows.update((row.slot, row) for row in rows)
+        state = TransformerState(rows)
         try:
             self._attach(state, conditions)
             self._prepend(state, conditions)
@@ -131,7 +132,13 @@ class TransformerExecutor:
     def end(self, state: TransformerState) -> None:
         for row in state.rows:
             self._arena.give(row.slot, row.filled)
+            del self._rows[row.slot]
         state.rows.clear()
+        # Close the gaps, so that the rows which are left are read in place.
+        while self._rows and round_rows(max(self._rows) + 1) > round_rows(len(self._rows)):
+            row = self._rows.pop(max(self._rows))
+            row.slot = self._arena.move(row.slot, row.filled)
+            self._rows[row.slot] = row
 
     def _attach(self, state: TransformerState, conditions: Sequence[RowConditions]) -> None:
         if not self._weights.crossed and any(row.cross for row in conditions):

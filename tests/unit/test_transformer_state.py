@@ -171,6 +171,26 @@ def test_a_slot_is_given_back_empty(lm: Any) -> None:
     assert torch.equal(step(executor, [again], [tokens]), expected)
 
 
+def test_streams_close_ranks_when_others_leave(lm: Any) -> None:
+    """A row that moves to another slot says what it would have said."""
+    executor = TransformerExecutor(lm)
+    tokens = some_tokens(executor, 16)
+    conditions = [[RowConditions(((some_source(executor, 5 + seed, seed), 1.0),))] * 2 for seed in range(10)]
+    states = [executor.begin(rows, 16) for rows in conditions]
+    for index in range(8):
+        step(executor, states, [tokens[index : index + 1]] * 10)
+    for gone in states[:8]:
+        executor.end(gone)
+    left = [row.slot for state in states[8:] for row in state.rows]
+    assert sorted(left) == [0, 1, 2, 3]
+    assert not executor._arena.cache[:, :, 4:, :, : executor._arena.length].any()
+    alone = executor.begin(conditions[9], 16)
+    step(executor, [alone], [tokens[:8]])
+    for index in range(8, 16):
+        both = step(executor, states[8:], [tokens[index : index + 1]] * 2)
+        assert torch.equal(both[1], step(executor, [alone], [tokens[index : index + 1]])[0])
+
+
 def test_a_stream_keeps_to_its_length(executor: TransformerExecutor) -> None:
     state = executor.begin(Conditioner(executor.lm).prepare([Prompt("")], False), 5)
     step(executor, [state], [some_tokens(executor, 4)])
