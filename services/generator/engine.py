@@ -26,11 +26,11 @@ from services.generator.sequence import (
 )
 from services.models.codecs import Frames, codec_of
 from services.models.conditions import Conditioner, Prompt, RowConditions, UnsupportedConditions
+from services.models.execution import Precision, make_executor, weight_bytes
 from services.models.loader import LoadedGenerator
 from services.models.patterns import Schedule
 from services.models.prompting import encode_prompt, window_melody
 from services.models.sampling import Sampling, sample
-from services.models.transformer import TransformerExecutor
 
 CHUNK_FRAMES = (5, 5, 10, 15, 25)
 """Frames of the first chunks; the last size stays. Small at first for a quick start, then larger: fewer calls."""
@@ -72,17 +72,19 @@ class GeneratorEngine:
 
     Raises:
         UnsupportedModel, UnsupportedCodec: the checkpoint has a part that can't be run in steps.
+        ValueError: the device does not run the precision.
     """
 
-    def __init__(self, loaded: LoadedGenerator) -> None:
-        self.info = loaded.info
-        self._executor = TransformerExecutor(loaded.lm)
+    def __init__(self, loaded: LoadedGenerator, precision: Precision = "fp32") -> None:
+        self._executor = make_executor(loaded.lm, precision)
+        self.info = replace(loaded.info, precision=self._executor.precision)
         self._conditioner = Conditioner(loaded.lm)
         self._model = loaded.codec
         self._codec = codec_of(loaded.codec)
         self._ahead = ThreadPoolExecutor(1, "conditions")
-        self.weight_bytes = sum(
-            p.numel() * p.element_size() for part in (loaded.lm, loaded.codec) for p in part.parameters()
+        other = [*loaded.lm.condition_provider.parameters(), *loaded.lm.emb.parameters(), *loaded.codec.parameters()]
+        self.weight_bytes = weight_bytes(loaded.lm, self._executor.precision) + sum(
+            parameter.numel() * parameter.element_size() for parameter in other
         )
         self._schedule = cache(lambda frame_count: Schedule(loaded.lm.pattern_provider, frame_count))
 

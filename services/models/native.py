@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -108,6 +108,7 @@ class _Row:
     memory: _Memory
     sources: ctypes.Array[_Source]
     source_memory: list[_Memory]
+    room: int
     filled: int = 0
 
 
@@ -133,14 +134,14 @@ class NativeExecutor:
         weights = read_weights(lm)
         _check(weights)
         self._library = build.load()
-        self.lm = lm
         self.device = torch.device("cpu")
         self.precision = precision
         self.start_token = weights.start_token
-        self._weights = weights
         self._kept: list[Any] = []
         self._model = self._pack(weights)
-        self._embeddings = weights.embeddings.flatten(0, 1).clone()
+        # The layers are packed: nothing here keeps the model's own alive.
+        self._weights = replace(weights, layers=(), out_norm=None, heads=LinearWeights(torch.empty(0), None))
+        self._embeddings = weights.embeddings.flatten(0, 1)
         self._offsets = torch.arange(weights.books) * (weights.card + 1)
         self._positions = weights.positions(2048)
 
@@ -150,7 +151,7 @@ class NativeExecutor:
         for row in conditions:
             whole = length + (0 if row.prepend is None else len(row.prepend))
             sources, memory = self._project(row)
-            state.rows.append(_Row(self._memory(whole), sources, memory))
+            state.rows.append(_Row(self._memory(whole), sources, memory, whole))
         for own, row in zip(state.rows, conditions, strict=True):
             if row.prepend is not None:
                 self._run([(own, row.prepend)], [])
@@ -169,6 +170,8 @@ class NativeExecutor:
     ) -> torch.Tensor:
         runs, lasts, count = [], [], 0
         for state, known in zip(states, tokens, strict=True):
+            if any(row.filled + len(known) > row.room for row in state.rows):
+                raise ValueError(f"tokens: {len(known)} after step {state.position} are more than the stream's length")
             embedded = self._embed(known)
             for row in state.rows:
                 runs.append((row, embedded))
@@ -184,11 +187,6 @@ class NativeExecutor:
     def cache_bytes(self, length: int) -> int:
         """Return what one row of a stream of so many steps takes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._memory(length).tensors)
-
-    @property
-    def weight_bytes(self) -> int:
-        """What is read at each step, whatever the number of rows."""
-        return sum(t.numel() * t.element_size() for t in self._kept if isinstance(t, torch.Tensor))
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         books = torch.nn.functional.embedding(tokens + self._offsets, self._embeddings).unbind(1)
@@ -250,7 +248,7 @@ class NativeExecutor:
 
     def _memory(self, length: int) -> _Memory:
         capacity = -(-length // LANES) * LANES
-        heads = len(self._weights.layers) * self._weights.num_heads
+        heads = self._model.layer_count * self._weights.num_heads
         shape = (heads, capacity, self._weights.head_dim)
         keys, values = (torch.empty(shape, dtype=_CACHE_TYPES[self.precision]) for _ in range(2))
         if self.precision != "int8":
