@@ -17,7 +17,7 @@ from antiphon import operations
 from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream, Connect, awaited
 from antiphon.audio import OutputEncoding
 from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
-from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id
+from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id, time_left
 from antiphon.ecdc import EcdcFile
 from antiphon.errors import AntiphonError, FailedPreconditionError
 from antiphon.generation import OnProgress
@@ -44,6 +44,7 @@ class AsyncClient:
         api_key: Sent as a bearer token; default: ANTIPHON_API_KEY, else none.
         tls: True to use TLS with the system's root certificates.
         root_certificates: PEM; turns TLS on and trusts these instead.
+        resume: False to raise the error when a stream's connection breaks, instead of going on in another call.
 
     Every method takes `timeout` in seconds (none by default) and raises AntiphonError; see `errors`.
     """
@@ -55,7 +56,9 @@ class AsyncClient:
         api_key: str | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
+        resume: bool = True,
     ) -> None:
+        self._resume = resume
         self._connection = Connection.resolve(target, api_key=api_key, tls=tls, root_certificates=root_certificates)
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
@@ -78,10 +81,12 @@ class AsyncClient:
         Use it as `async for chunk in client.stream_generate("slow sad piano")`.
 
         `options` are those of GenerationOptions: model, duration, temperature, top_k, top_p, cfg_coef,
-        use_sampling, seed, include_codes, encoding. `timeout` counts until the end of the stream.
+        use_sampling, seed, include_codes, encoding, endless, initial_credit. `timeout` counts until the end of the
+        stream. When the connection breaks, or the server goes down, another call goes on with the next sample; see
+        `resume` of the client.
         """
         connect = self._connector(Service.GENERATOR, "StreamGenerate", timeout)
-        return AsyncGenerationStream(connect, generation_config(prompt, **options), on_progress)
+        return AsyncGenerationStream(connect, generation_config(prompt, **options), on_progress, self._resume)
 
     async def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
@@ -221,9 +226,11 @@ class AsyncClient:
         return getattr(STUBS[service](self._connected()), name)
 
     def _connector(self, service: Service, name: str, timeout: float | None) -> Connect:
+        left = time_left(timeout)
+
         def connect(requests: AsyncIterator[Any], request_id: str) -> Any:
             method = self._method(service, name)
-            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
+            return method(requests, timeout=left(), metadata=self._connection.metadata(request_id))
 
         return connect
 

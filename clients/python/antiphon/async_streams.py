@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -105,14 +105,19 @@ class AsyncGenerationStream(AsyncCallStream[StreamGenerateResponse, Chunk], Gene
     controls do not wait, so they are not awaited.
     """
 
-    def __init__(self, connect: Connect, config: GenerationConfig, on_progress: OnProgress | None) -> None:
-        GenerationState.__init__(self, new_request_id(), on_progress)
+    def __init__(
+        self, connect: Connect, config: GenerationConfig, on_progress: OnProgress | None, resume: bool = True
+    ) -> None:
+        GenerationState.__init__(self, new_request_id(), config, on_progress, resume)
         self._connect = connect
         self._outbox: asyncio.Queue[StreamGenerateRequest | None] = asyncio.Queue()
-        self._outbox.put_nowait(StreamGenerateRequest(config=config))
+        self._given_up = asyncio.Event()
+        for request in self._recovery.opening():
+            self._outbox.put_nowait(request)
 
     def cancel(self) -> None:
         self._outbox.put_nowait(None)
+        self._given_up.set()
         super().cancel()
 
     async def __aenter__(self) -> Self:
@@ -131,8 +136,31 @@ class AsyncGenerationStream(AsyncCallStream[StreamGenerateResponse, Chunk], Gene
         self._outbox.put_nowait(request)
 
     async def _requests(self) -> AsyncIterator[StreamGenerateRequest]:
-        while (request := await self._outbox.get()) is not None:
+        outbox = self._outbox
+        while (request := await outbox.get()) is not None:
             yield request
+
+    async def _receive(self) -> StreamGenerateResponse | None:
+        while True:
+            try:
+                return await super()._receive()
+            except AntiphonError as error:
+                delay = None if self._cancelled or self._finished else self._recovery.delay_seconds(error)
+                if delay is None:
+                    raise
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._given_up.wait(), delay)
+                if self._given_up.is_set():
+                    raise
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Let the next response be that of a new call, which goes on where this one ended."""
+        self._outbox.put_nowait(None)
+        self._outbox = asyncio.Queue()
+        for request in self._recovery.opening():
+            self._outbox.put_nowait(request)
+        self._reopened, self._call, self._responses = True, None, None
 
     def _is_over(self) -> bool:
         return self._finished is not None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from antiphon import operations
 from antiphon.audio import OutputEncoding
 from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
-from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id
+from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id, time_left
 from antiphon.ecdc import EcdcFile
 from antiphon.errors import AntiphonError, CancelledError, FailedPreconditionError, reported
 from antiphon.generation import OnProgress
@@ -42,6 +42,7 @@ class Client:
         api_key: Sent as a bearer token; default: ANTIPHON_API_KEY, else none.
         tls: True to use TLS with the system's root certificates.
         root_certificates: PEM; turns TLS on and trusts these instead.
+        resume: False to raise the error when a stream's connection breaks, instead of going on in another call.
 
     Every method takes `timeout` in seconds (none by default) and raises AntiphonError; see `errors`.
     """
@@ -53,7 +54,9 @@ class Client:
         api_key: str | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
+        resume: bool = True,
     ) -> None:
+        self._resume = resume
         self._connection = Connection.resolve(target, api_key=api_key, tls=tls, root_certificates=root_certificates)
         options, credentials = list(CHANNEL_OPTIONS), self._connection.credentials
         self._channel = (
@@ -83,10 +86,12 @@ class Client:
         Use it as `for chunk in client.stream_generate("slow sad piano")`.
 
         `options` are those of GenerationOptions: model, duration, temperature, top_k, top_p, cfg_coef,
-        use_sampling, seed, include_codes, encoding. `timeout` counts until the end of the stream.
+        use_sampling, seed, include_codes, encoding, endless, initial_credit. `timeout` counts until the end of the
+        stream. When the connection breaks, or the server goes down, another call goes on with the next sample; see
+        `resume` of the client.
         """
         connect = self._connector(Service.GENERATOR, "StreamGenerate", timeout)
-        return GenerationStream(connect, generation_config(prompt, **options), on_progress)
+        return GenerationStream(connect, generation_config(prompt, **options), on_progress, self._resume)
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
@@ -210,9 +215,11 @@ class Client:
         return getattr(stub, name)
 
     def _connector(self, service: Service, name: str, timeout: float | None) -> Connect:
+        left = time_left(timeout)
+
         def connect(requests: Iterator[Any], request_id: str) -> Any:
             method = self._method(self._stubs[service], name)
-            return method(requests, timeout=timeout, metadata=self._connection.metadata(request_id))
+            return method(requests, timeout=left(), metadata=self._connection.metadata(request_id))
 
         return connect
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -81,3 +82,19 @@ class Connection:
 def new_request_id() -> str:
     """Returns the id under which a call will be found in the logs."""
     return str(uuid.uuid4())
+
+
+def time_left(timeout: float | None) -> Callable[[], float | None]:
+    """Returns what says how much of a timeout is left, counted from its first call; never below 0."""
+    end: float | None = None
+
+    def left() -> float | None:
+        nonlocal end
+        if timeout is None:
+            return None
+        if end is None:
+            end = time.monotonic() + timeout
+            return timeout
+        return max(0.0, end - time.monotonic())
+
+    return left

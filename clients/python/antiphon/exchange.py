@@ -66,6 +66,11 @@ class ChunkReader:
         self._form = form
         self._encoding = read_encoding(form)
         self._next_sequence = 0
+        self._count = 0
+
+    def renew(self) -> None:
+        """Expect a stream that goes on with the next sample and counts its chunks anew; those returned count on."""
+        self._next_sequence = 0
 
     def read(self, audio: audio_pb2.AudioChunk) -> Chunk:
         """Returns a chunk.
@@ -86,11 +91,12 @@ class ChunkReader:
         else:
             samples = np.zeros((0, self._form.channel_count), np.float32)
         self._next_sequence += 1
+        number, self._count = self._count, self._count + 1
         self.sample_count += audio.sample_count
         self.final_seen = audio.is_final
         return Chunk(
             samples=samples,
-            sequence=audio.sequence,
+            sequence=number,
             first_sample=audio.first_sample,
             sample_rate_hz=self._form.sample_rate_hz,
             is_final=audio.is_final,

@@ -46,6 +46,10 @@ class GenerationOptions(TypedDict, total=False):
     """True to get the codes as well."""
     encoding: Encoding
     """How the samples travel; default "pcm_f32le"."""
+    endless: bool
+    """True for a piece that goes on until `stop`; only `stream_generate` makes one, and `duration` is not used."""
+    initial_credit: float | None
+    """Seconds of audio that the server may send before `grant`; default: no limit. For `stream_generate`."""
 
 
 def generation_config(
@@ -61,28 +65,66 @@ def generation_config(
     seed: int | None = None,
     include_codes: bool = False,
     encoding: Encoding = "pcm_f32le",
+    endless: bool = False,
+    initial_credit: float | None = None,
 ) -> generator_pb2.GenerationConfig:
     """Builds a GenerationConfig. Ranges are the server's to check, as it knows the model.
 
     Raises:
         InvalidArgumentError: A value that the wire can't carry, such as a negative seed or a duration of NaN.
     """
-    weighted = [(prompt, None)] if isinstance(prompt, str) else [_weighted(entry) for entry in prompt]
     config = generator_pb2.GenerationConfig(include_codes=include_codes, output_format=output_format(encoding))
     put(config, "model", model)
+    _put_prompts(config, prompt)
+    if endless:
+        config.endless = True
+    else:
+        put_duration(config.duration, duration, "duration")
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
+    _put_sampling(config, sampling | {"use_sampling": use_sampling})
+    put(config, "seed", seed)
+    if initial_credit is not None:
+        put_duration(config.pacing.initial_credit, initial_credit, "pacing.initial_credit")
+    return config
+
+
+def generation_update(
+    prompt: Prompt | None, *, blend_steps: int = 0, **sampling: float | bool | None
+) -> generator_pb2.GenerationUpdate:
+    """Builds a GenerationUpdate.
+
+    Raises:
+        InvalidArgumentError: A value that the wire can't carry.
+    """
+    update = generator_pb2.GenerationUpdate()
+    if prompt is not None:
+        _put_prompts(update, prompt)
+    put(update, "blend_steps", blend_steps)
+    _put_sampling(update, sampling)
+    return update
+
+
+def _put_prompts(message: generator_pb2.GenerationConfig | generator_pb2.GenerationUpdate, prompt: Prompt) -> None:
+    weighted = [(prompt, None)] if isinstance(prompt, str) else [_weighted(entry) for entry in prompt]
     for index, (text, weight) in enumerate(weighted):
-        entry = config.prompts.add()
+        entry = message.prompts.add()
         put(entry, "text", text, f"prompts[{index}].text")
         put(entry, "weight", weight, f"prompts[{index}].weight")
+
+
+def _put_sampling(
+    message: generator_pb2.GenerationConfig | generator_pb2.GenerationUpdate, sampling: dict[str, float | bool | None]
+) -> None:
+    for name, value in sampling.items():
+        put(message.sampling, name, value, f"sampling.{name}")
+
+
+def put_duration(message: duration_pb2.Duration, length: float, path: str) -> None:
+    """Sets a length of time, in seconds."""
     try:
-        config.duration.FromNanoseconds(round(duration * 1e9))
+        message.FromNanoseconds(round(length * 1e9))
     except (ValueError, TypeError, OverflowError):
-        raise refused("duration", f"{duration!r} is not a length of time in seconds") from None
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
-    for name, value in (sampling | {"use_sampling": use_sampling}).items():
-        put(config.sampling, name, value, f"sampling.{name}")
-    put(config, "seed", seed)
-    return config
+        raise refused(path, f"{length!r} is not a length of time in seconds") from None
 
 
 def _weighted(entry: str | tuple[str, float]) -> tuple[str, float | None]:

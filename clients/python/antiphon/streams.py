@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
@@ -94,15 +95,21 @@ class GenerationStream(CallStream[StreamGenerateResponse, Chunk], GenerationStat
     `started`. Leaving the loop or the block early cancels the call. Any thread may use the controls.
     """
 
-    def __init__(self, connect: Connect, config: GenerationConfig, on_progress: OnProgress | None) -> None:
-        GenerationState.__init__(self, new_request_id(), on_progress)
+    def __init__(
+        self, connect: Connect, config: GenerationConfig, on_progress: OnProgress | None, resume: bool = True
+    ) -> None:
+        GenerationState.__init__(self, new_request_id(), config, on_progress, resume)
         self._connect = connect
         self._outbox: SimpleQueue[StreamGenerateRequest | None] = SimpleQueue()
-        self._outbox.put(StreamGenerateRequest(config=config))
+        self._given_up = threading.Event()
+        self._sending = threading.Lock()
+        for request in self._recovery.opening():
+            self._outbox.put(request)
 
     def cancel(self) -> None:
         # Ends the thread in which grpc waits for requests.
         self._outbox.put(None)
+        self._given_up.set()
         super().cancel()
 
     def __enter__(self) -> Self:
@@ -117,11 +124,35 @@ class GenerationStream(CallStream[StreamGenerateResponse, Chunk], GenerationStat
             raise
         return self
 
+    def _say(self, request: StreamGenerateRequest) -> None:
+        # Together: what is kept for the next attempt must not be sent in it once more.
+        with self._sending:
+            super()._say(request)
+
     def _send(self, request: StreamGenerateRequest | None) -> None:
         self._outbox.put(request)
 
     def _requests(self) -> Iterator[StreamGenerateRequest]:
         return iter(self._outbox.get, None)
+
+    def _receive(self) -> StreamGenerateResponse | None:
+        while True:
+            try:
+                return super()._receive()
+            except AntiphonError as error:
+                delay = None if self._cancelled or self._finished else self._recovery.delay_seconds(error)
+                if delay is None or self._given_up.wait(delay):
+                    raise
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Let the next response be that of a new call, which goes on where this one ended."""
+        with self._sending:
+            self._outbox.put(None)
+            self._outbox = SimpleQueue()
+            for request in self._recovery.opening():
+                self._outbox.put(request)
+            self._reopened, self._call = True, None
 
 
 class FeedStream(CallStream[ResponseT, OutT], Feed[ItemT, ResponseT, OutT], Generic[ItemT, ResponseT, OutT]):
