@@ -6,6 +6,7 @@ import math
 import secrets
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,8 @@ DEFAULT_DURATION_SECONDS = 10.0
 MAX_PROMPTS = 8
 MAX_PROMPT_CHARACTERS = 1000
 MAX_BLEND_STEPS = 3000
+MIN_RATE_HZ, MAX_RATE_HZ, MAX_CHANNELS = 4_000, 384_000, 8
+"""Of an audio prompt."""
 ENCODINGS = (
     audio_pb2.AUDIO_ENCODING_PCM_S16LE,
     audio_pb2.AUDIO_ENCODING_PCM_F32LE,
@@ -87,15 +90,39 @@ class Checks:
         seconds = min(DEFAULT_DURATION_SECONDS, info.max_duration_seconds)
         if config.HasField("duration"):
             seconds = config.duration.seconds + config.duration.nanos * 1e-9
-            low, high = 1.0 / info.frame_rate_hz, info.max_duration_seconds
+            low, high = 1.0 / info.frame_rate_hz, info.longest_seconds
             if not low - _SMALL <= seconds <= high + _SMALL:
                 self.refuse("duration", f"must be {low:g} to {high:g} seconds, is {seconds:g}")
         return int(seconds * info.frame_rate_hz + _SMALL)
 
+    def stride_frames(self, config: generator_pb2.GenerationConfig) -> int:
+        """Return how many frames one window of a long piece is from the next."""
+        info = self._info
+        if not config.HasField("extend_stride"):
+            return info.stride_frames
+        seconds = config.extend_stride.seconds + config.extend_stride.nanos * 1e-9
+        if not 1.0 / info.frame_rate_hz - _SMALL <= seconds < info.max_duration_seconds:
+            description = f"must be {1.0 / info.frame_rate_hz:g} to below {info.max_duration_seconds:g} seconds"
+            self.refuse("extend_stride", f"{description}, is {seconds:g}")
+            return info.stride_frames
+        return int(seconds * info.frame_rate_hz + _SMALL)
+
+    def prompt_audio(self, prompt: generator_pb2.PromptAudioConfig) -> None:
+        """Check the form of an audio prompt."""
+        form = prompt.format
+        if form.encoding not in audio_pb2.AudioEncoding.values():
+            self.refuse("prompt_audio.format.encoding", "is not known")
+        if form.sample_rate_hz and not MIN_RATE_HZ <= form.sample_rate_hz <= MAX_RATE_HZ:
+            self.refuse("prompt_audio.format.sample_rate_hz", f"must be {MIN_RATE_HZ} to {MAX_RATE_HZ}, or 0")
+        if not 0 <= form.channel_count <= MAX_CHANNELS:
+            self.refuse("prompt_audio.format.channel_count", f"must be 1 to {MAX_CHANNELS}, or 0")
+        if prompt.use not in generator_pb2.PromptAudioUse.values():
+            self.refuse("prompt_audio.use", "must be CONTINUATION or MELODY")
+
     def sampling(self, config: generator_pb2.GenerationConfig) -> Sampling:
         """Return how tokens are drawn, defaults filled in."""
         seed = config.seed if config.HasField("seed") else secrets.randbits(63)
-        default = Sampling(seed=seed)
+        default = replace(self._info.sampling, seed=seed)
         fields = {"top_k": min(default.top_k, self._info.codebook_size), **self.changes(config.sampling)}
         return Sampling(**{**vars(default), **fields})
 

@@ -42,6 +42,8 @@ async def obey(
                     if generation.credit is None:
                         raise FailedPrecondition("credit", "the config has no pacing.initial_credit")
                     stream.grant(samples)
+                case "prompt_audio":
+                    raise FailedPrecondition("prompt_audio", "the config asks for none, or its last piece has come")
                 case kind:
                     raise Unimplemented(str(kind or "request"), "is not served by this server")
     except ServiceError as error:

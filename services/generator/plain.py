@@ -7,7 +7,7 @@ all its codes are there.
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -53,7 +53,7 @@ class PlainEngine:
     """Runs a model in AudioCraft's loop. `release` must follow the last use of a sequence, before another begins."""
 
     def __init__(self, loaded: LoadedGenerator) -> None:
-        self.info = loaded.info
+        self.info = replace(loaded.info, modes=loaded.info.modes - {"mixing", "stepwise"})
         self._lm, self._model = loaded.lm, loaded.codec
         self._conditioner = Conditioner(loaded.lm)
         self._device = next(loaded.lm.parameters()).device

@@ -28,8 +28,10 @@ class Replies:
     def __init__(self, request: GenerationRequest, model: Model) -> None:
         self._request = request
         self._info = model.info
-        self._total_steps = model.engine.step_count(request.frame_count)
-        self._total_samples = (request.frame_count or 0) * model.engine.samples_per_frame
+        hop = model.engine.samples_per_frame
+        known = 0 if request.continuation is None else -(-request.continuation.shape[1] // hop)
+        self._total_steps = model.engine.step_count(request.frame_count, known, request.stride_frames)
+        self._total_samples = (request.frame_count or 0) * hop
         self._sequence = 0
 
     def started(self, config: generator_pb2.GenerationConfig) -> generator_pb2.GenerationStarted:

@@ -20,7 +20,7 @@ from services.runtime.messages import duration
 
 MAX_BATCH = 32
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "cfg_coef", "use_sampling")
-STREAM_ONLY = ("pacing", "prompt_audio", "resume")
+STREAM_ONLY = ("pacing", "resume")
 """Fields of a config that only StreamGenerate serves; ``endless`` is another."""
 
 
@@ -90,18 +90,20 @@ def generation(
     models: Mapping[str, ModelInfo],
     *,
     streams: bool = False,
+    audio: bool = False,
     path: str = "config",
 ) -> GenerationRequest:
     """Check a config against the models, the default first.
 
     Args:
         streams: the method is StreamGenerate.
+        audio: the method takes an audio prompt, which `prompts.attach` adds.
         path: name of the config in the request, for the violations.
 
     Raises:
         NotFound: there is no such model.
         InvalidArgument: fields out of range, all of them named.
-        Unimplemented: a field that this server does not serve.
+        Unimplemented: the model can't do it.
     """
     info = model_of(config.model, models, path)
     checks = Checks(path, info)
@@ -115,16 +117,34 @@ def generation(
         include_codes=config.include_codes,
         credit=checks.credit(config.pacing),
         resume=_resume(config, frame_count, checks) if config.HasField("resume") else None,
+        stride_frames=checks.stride_frames(config),
+        two_step=config.two_step_cfg,
     )
+    checks.prompt_audio(config.prompt_audio)
     for name in STREAM_ONLY:
         if config.HasField(name) and not streams:
             checks.refuse(name, "is served by StreamGenerate only")
     if config.endless and not streams:
         checks.refuse("endless", "is served by StreamGenerate only")
+    if config.HasField("prompt_audio") and not (streams or audio):
+        checks.refuse("prompt_audio", "is served by StreamGenerate and Generate only")
     checks.settle()
-    if config.HasField("prompt_audio"):
-        raise Unimplemented(f"{path}.prompt_audio", "is not served by this server")
+    _check_modes(config, info, path)
     return request
+
+
+def _check_modes(config: generator_pb2.GenerationConfig, info: ModelInfo, path: str) -> None:
+    melody = config.prompt_audio.use == generator_pb2.PROMPT_AUDIO_USE_MELODY
+    asked = (
+        ("prompts", "mixing", len(config.prompts) > 1, "takes one prompt"),
+        ("prompt_audio.use", "melody", melody, "hears no melody"),
+        ("prompt_audio.use", "continuation", config.HasField("prompt_audio") and not melody, "continues no audio"),
+        ("endless", "stepwise", config.endless, "makes whole pieces"),
+        ("resume", "stepwise", config.HasField("resume"), "makes whole pieces"),
+    )
+    for name, mode, is_asked, words in asked:
+        if is_asked and mode not in info.modes:
+            raise Unimplemented(f"{path}.{name}", f"{info.name} {words}")
 
 
 def batch(request: generator_pb2.GenerateBatchRequest, models: Mapping[str, ModelInfo]) -> list[GenerationRequest]:
@@ -230,6 +250,8 @@ def effective(
         message.weight = prompt.weight
     if request.frame_count is not None:
         full.duration.CopyFrom(duration(request.frame_count / info.frame_rate_hz))
+    if request.frame_count is None or request.frame_count > info.window_frames:
+        full.extend_stride.CopyFrom(duration(request.stride_frames / info.frame_rate_hz))
     for name in SAMPLING_FIELDS:
         setattr(full.sampling, name, getattr(request.sampling, name))
     full.output_format.CopyFrom(audio_format(request, info))

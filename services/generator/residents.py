@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from services.generator.engine import GeneratorEngine
+from services.generator.plain import PlainEngine
 from services.generator.scheduler import Scheduler
 from services.models.loader import ModelInfo
 from services.runtime.errors import ResourceExhausted
@@ -24,7 +25,7 @@ class Model:
     """A loaded model and who runs it."""
 
     info: ModelInfo
-    engine: GeneratorEngine
+    engine: GeneratorEngine | PlainEngine
     scheduler: Scheduler
 
 
@@ -34,6 +35,7 @@ class _Place:
 
     info: ModelInfo
     lookahead_seconds: float
+    samples_per_frame: int
     weight_bytes: int
     model: Model | None
     users: int = 0
@@ -64,6 +66,10 @@ class Residents:
         """Return how far a model's audio lags behind its codes."""
         return self._places[name].lookahead_seconds
 
+    def samples_per_frame(self, name: str) -> int:
+        """Return how many samples a frame of a model's codes stands for."""
+        return self._places[name].samples_per_frame
+
     def open(self, names: Sequence[str]) -> None:
         """Load every model once, to know it and to fail early; keep those that the budget allows.
 
@@ -73,7 +79,13 @@ class Residents:
         """
         for name in names:
             model = self._load(name)
-            place = _Place(model.info, model.engine.lookahead_seconds, model.engine.weight_bytes, model)
+            place = _Place(
+                model.info,
+                model.engine.lookahead_seconds,
+                model.engine.samples_per_frame,
+                model.engine.weight_bytes,
+                model,
+            )
             if self._budget_bytes and place.weight_bytes > self._budget_bytes:
                 raise ValueError(
                     f"{name}: its weights take {place.weight_bytes} bytes; "

@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Sequence as Many
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.generator.engine import Output
 from services.generator.fairness import FairQueue
 from services.generator.requests import GenerationRequest
-from services.generator.sequence import Prepared, PreparedChange, Sequence
 from services.generator.streams import Finished, Reason, Stream, Updated
 from services.models.conditions import UnsupportedConditions
 from services.runtime.errors import Internal, ResourceExhausted, ServiceError, Unavailable, Unimplemented
@@ -32,15 +31,24 @@ RETRY_SECONDS = (0.1, 60.0)
 """The least and the most that a refused caller is asked to wait."""
 
 
-class Engine(Protocol):
-    """What the scheduler asks of an engine."""
+class Place(Protocol):
+    """What the scheduler asks of an engine's sequence."""
 
-    def prepare(self, request: GenerationRequest) -> Prepared: ...
-    def begin(self, request: GenerationRequest, prepared: Prepared) -> Sequence: ...
-    def step(self, sequences: list[Sequence]) -> list[Output]: ...
-    def finish(self, sequence: Sequence) -> Output: ...
-    def update(self, sequence: Sequence, prepared: PreparedChange) -> int: ...
-    def release(self, sequence: Sequence) -> None: ...
+    steps: int
+
+    @property
+    def steps_left(self) -> int | None: ...
+
+
+class Engine(Protocol):
+    """What the scheduler asks of an engine. What it prepares, and its sequences, are its own."""
+
+    def prepare(self, request: GenerationRequest) -> Any: ...
+    def begin(self, request: GenerationRequest, prepared: Any) -> Any: ...
+    def step(self, sequences: list[Any]) -> list[Output]: ...
+    def finish(self, sequence: Any) -> Output: ...
+    def update(self, sequence: Any, prepared: Any) -> int: ...
+    def release(self, sequence: Any) -> None: ...
 
 
 @dataclass(eq=False)
@@ -53,8 +61,8 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
     first_audio: float = 0.0
-    prepared: Future[Prepared] | None = None
-    sequence: Sequence | None = None
+    prepared: Future[Any] | None = None
+    sequence: Place | None = None
 
 
 class Scheduler:
@@ -191,7 +199,7 @@ class Scheduler:
             self._waiting.remove(lambda job: job.stream.cancelled)
             self._gauge()
 
-    def _stop(self, job: Job, sequence: Sequence) -> None:
+    def _stop(self, job: Job, sequence: Place) -> None:
         try:
             output = self._engine.finish(sequence)
         except Exception:
@@ -235,7 +243,7 @@ class Scheduler:
                 self._engine.release(longest.sequence)
         return True
 
-    def _begin(self, job: Job, prepared: Future[Prepared]) -> None:
+    def _begin(self, job: Job, prepared: Future[Any]) -> None:
         try:
             job.sequence = self._engine.begin(job.request, prepared.result())
         except UnsupportedConditions as error:

@@ -17,6 +17,7 @@ from antiphon.v1 import generator_pb2, generator_pb2_grpc
 from services.generator import requests
 from services.generator.controls import obey
 from services.generator.engine import Output
+from services.generator.prompts import PromptLimits, attach, gather
 from services.generator.replies import Replies, empty
 from services.generator.requests import GenerationRequest
 from services.generator.residents import Model, Residents
@@ -31,8 +32,9 @@ CLIENT_HEADER = "x-client-id"
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     """GeneratorService over the models, which may be loaded after it is made."""
 
-    def __init__(self, models: Residents) -> None:
+    def __init__(self, models: Residents, limits: PromptLimits) -> None:
         self._models = models
+        self._limits = limits
 
     async def ListModels(
         self, request: generator_pb2.GeneratorServiceListModelsRequest, context: Any
@@ -41,7 +43,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
             model_info(
                 info,
                 is_default=index == 0,
-                max_seconds=info.max_duration_seconds,
+                max_seconds=info.longest_seconds,
                 latency_seconds=self._models.lookahead_seconds(name),
             )
             for index, (name, info) in enumerate(self._models.infos.items())
@@ -49,7 +51,10 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         return generator_pb2.GeneratorServiceListModelsResponse(models=models)
 
     async def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:
-        generation = requests.generation(request.config, self._models.infos)
+        generation = requests.generation(request.config, self._models.infos, audio=True)
+        if request.config.HasField("prompt_audio") != bool(request.prompt_audio):
+            raise InvalidArgument("prompt_audio", "must come with config.prompt_audio, and that with it")
+        generation = await self._heard(generation, request.config, request.prompt_audio)
         response = generator_pb2.GenerateResponse()
         codes: list[NDArray[np.int32]] = []
         audio: list[bytes] = []
@@ -76,6 +81,8 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         if first is None or kind != "config":
             raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
         generation = requests.generation(first.config, self._models.infos, streams=True)
+        if first.config.HasField("prompt_audio"):
+            generation = await self._heard(generation, first.config, await gather(request_iterator, self._limits))
         async with self._run(generation, context) as (model, stream):
             with _in_background(obey(request_iterator, stream, model, generation)):
                 replies = Replies(generation, model)
@@ -112,6 +119,15 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
                 if isinstance(event, Output) and not empty(event):
                     yield httpbody_pb2.HttpBody(content_type=content_type, data=replies.pcm(event))
                     content_type = ""
+
+    async def _heard(
+        self, generation: GenerationRequest, config: generator_pb2.GenerationConfig, prompt: bytes
+    ) -> GenerationRequest:
+        """Return the request with its audio prompt, if it has one."""
+        if not config.HasField("prompt_audio"):
+            return generation
+        info, hop = self._models.infos[generation.model], self._models.samples_per_frame(generation.model)
+        return await asyncio.to_thread(attach, generation, config.prompt_audio, prompt, info, hop, self._limits)
 
     @asynccontextmanager
     async def _run(self, generation: GenerationRequest, context: Any) -> AsyncIterator[tuple[Model, Stream]]:

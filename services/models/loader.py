@@ -60,6 +60,7 @@ class ModelInfo:
         max_duration_seconds: of a generator, its window: the longest piece that it makes at once.
         modes: what a generator does beside text alone, by the words of ``MODES``.
         sampling: a generator's defaults, its seed aside.
+        limit_seconds: what a server allows a generator that can pass its window.
         stride_seconds: a generator's default of how far one window of a longer piece is from the next.
     """
 
@@ -79,6 +80,12 @@ class ModelInfo:
     modes: frozenset[str] = frozenset()
     sampling: Sampling = DEFAULT_SAMPLING
     stride_seconds: float = 0.0
+    limit_seconds: float = 0.0
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest piece that one request may ask for."""
+        return max(self.max_duration_seconds, self.limit_seconds if "extension" in self.modes else 0.0)
 
     @property
     def window_frames(self) -> int:

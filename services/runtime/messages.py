@@ -16,6 +16,13 @@ _KINDS = {
     "sound": audio_pb2.MODEL_KIND_SOUND,
     "codec": audio_pb2.MODEL_KIND_CODEC,
 }
+_MODES = {
+    "continuation": audio_pb2.GENERATION_MODE_CONTINUATION,
+    "melody": audio_pb2.GENERATION_MODE_MELODY,
+    "extension": audio_pb2.GENERATION_MODE_EXTENSION,
+    "mixing": audio_pb2.GENERATION_MODE_MIXING,
+    "stepwise": audio_pb2.GENERATION_MODE_STEPWISE,
+}
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
@@ -46,4 +53,6 @@ def model_info(
         latency=duration(latency_seconds),
         license=info.license,
         is_trained=True,
+        window=duration(info.max_duration_seconds) if info.kind in ("music", "sound") else None,
+        modes=sorted(_MODES[mode] for mode in info.modes),
     )
