@@ -1,60 +1,51 @@
-"""The generator's engine beside AudioCraft's own loop, in one run, over the same weights, both in fp32.
+"""Our engine at each precision beside AudioCraft's own loop and transformers', in one run.
 
-Ours is driven as the scheduler drives it: begin N sequences, step them together, decode what is due. AudioCraft's is
-what its MusicGen does: ``lm.generate`` over a batch of N, then ``codec.decode`` of the whole. Neither goes through
-gRPC. A first short piece of each is not counted. Of each number of streams:
+Nothing goes through gRPC. A first short piece of each is not counted. Of each loop and number of streams:
 
-- ``ms_per_step``: the time of the whole guided generation, text and decoding included, over its steps. Whole, because
-  a step's cost grows with its position.
-- ``rtf``: seconds of audio for each second of time, all streams together; above the number of streams, each of them
-  is faster than it plays.
-- ``first_audio_seconds``: until every stream has had its first samples. AudioCraft's loop has none before its end.
+- ``ms_per_step``: a step of the transformer with sampling and what the loop does around it, without the codec: the
+  mean over a whole guided piece, because a step's cost grows with its position.
+- ``rtf``: seconds of audio for each second of time, all streams together, text and codec included.
+- ``first_audio_seconds``: until every stream has had its first samples. The other loops have none before their end.
+
+``roofline`` is what a step of one of our streams would take were it only bound by the memory: the bytes that it must
+read (weights, and the caches of both rows at the middle of the piece) over the bandwidth that the same run measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from services.generator.engine import GeneratorEngine
-from services.generator.requests import GenerationRequest
-from services.models.conditions import Prompt
+from services.models.codecs import codec_of
+from services.models.execution import weight_bytes
 from services.models.loader import LoadedGenerator
-from services.models.sampling import Sampling
+from services.models.sessions import Frames
 from tests.bench import shapes
+from tests.bench.loops import Figures, Loop, Ours, loops
 
-SUMMARY = "Time our engine and AudioCraft's own loop on the same weights."
+SUMMARY = "Time our engine, AudioCraft's own loop and transformers' on models of one shape."
 SECONDS, STREAMS = 10.0, (1, 2, 4, 8)
-QUICK_SECONDS, QUICK_STREAMS = 0.5, (1, 2)
+POSITIONS = (10, 250, 490)
 WARM_UP_FRAMES = 10
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one number of streams gave."""
-
-    ms_per_step: float
-    rtf: float
-    first_audio_seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=shapes.SHAPES, default="tiny", help="model (default: tiny)")
-    parser.add_argument("--streams", type=_counts, help="how many at a time, as 1,2,4,8 (the default)")
-    parser.add_argument("--seconds", type=_positive, help=f"length of each piece (default: {SECONDS:g})")
+    parser.add_argument("--streams", type=_counts, default=STREAMS, help="how many at a time (default: 1,2,4,8)")
+    parser.add_argument("--seconds", type=_positive, default=SECONDS, help=f"of each piece (default: {SECONDS:g})")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--loops", type=lambda text: text.split(","), help="as ours_int8,audiocraft (default: all)")
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"a trial of {QUICK_SECONDS:g} seconds of 1 and 2 streams, unless told otherwise; no figures to quote",
+        "--quick", action="store_true", help=f"only steps at positions {POSITIONS}, in place of whole pieces"
     )
 
 
@@ -62,100 +53,92 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print a table and, as the last line, one JSON object."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    streams = arguments.streams or (QUICK_STREAMS if arguments.quick else STREAMS)
-    seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     loaded, weights = shapes.load(arguments.shape, arguments.device)
-    frames = max(1, round(seconds * loaded.info.frame_rate_hz))
-    engine = GeneratorEngine(loaded)
-    ours, theirs = {}, {}
-    for count in streams:
-        time_ours(engine, count, WARM_UP_FRAMES)
-        ours[count] = time_ours(engine, count, frames)
-        time_audiocraft(loaded, count, WARM_UP_FRAMES, engine.step_count(WARM_UP_FRAMES))
-        theirs[count] = time_audiocraft(loaded, count, frames, engine.step_count(frames))
+    frames = max(1, round(arguments.seconds * loaded.info.frame_rate_hz))
     facts: dict[str, Any] = {
         "shape": arguments.shape,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "weights": weights,
         "seconds": frames / loaded.info.frame_rate_hz,
-        "ours_fp32": _plain(ours),
-        "audiocraft": _plain(theirs),
+        "quick": arguments.quick,
     }
-    if arguments.shape == "tiny":
+    found: dict[str, dict[int, Figures]] = {}
+    for loop in loops(loaded, lambda name: not arguments.loops or name in arguments.loops):
+        found[loop.name] = {n: _measure(loop, n, frames, arguments.quick) for n in arguments.streams}
+        facts[loop.name] = {str(count): asdict(figures) for count, figures in found[loop.name].items()}
+        if isinstance(loop, Ours) and "roofline" not in facts:
+            facts["roofline"] = _roofline(loaded, loop, frames)
+        del loop
+        gc.collect()
+    if arguments.shape == "tiny" and "ours_fp32" in facts:
         facts["ours"] = facts["ours_fp32"]
-    if arguments.quick:
-        facts["quick"] = True
-    Console().print(_table(facts, loaded, ours, theirs))
+    facts["chunk_ms"] = _chunks(loaded)
+    Console().print(_table(facts, loaded, found))
     print(json.dumps(facts))
 
 
-def time_ours(engine: GeneratorEngine, count: int, frames: int) -> Figures:
-    """Run ``count`` guided sequences together through the engine."""
-    begin = time.perf_counter()
-    sequences = [engine.begin(_request(engine.info.name, index, frames)) for index in range(count)]
-    waiting, first_audio, steps = set(range(count)), 0.0, 0
-    final = False
-    while not final:
-        outputs = engine.step(sequences)
-        steps += 1
-        waiting -= {index for index in waiting if outputs[index].audio.numel()}
-        if not waiting and not first_audio:
-            first_audio = time.perf_counter() - begin
-        final = outputs[0].final  # all are of one length
-    return _figures(time.perf_counter() - begin, steps, count * frames / engine.info.frame_rate_hz, first_audio)
+def _measure(loop: Loop, count: int, frames: int, quick: bool) -> Figures:
+    if quick:
+        return Figures(round(sum(loop.position(count, place) for place in POSITIONS) / len(POSITIONS), 3))
+    loop.generate(count, WARM_UP_FRAMES)
+    return loop.generate(count, frames)
 
 
-@torch.no_grad()
-def time_audiocraft(loaded: LoadedGenerator, count: int, frames: int, steps: int) -> Figures:
-    """Run a guided batch of ``count`` as AudioCraft's MusicGen does."""
-    from audiocraft.modules.conditioners import ConditioningAttributes
-
-    begin = time.perf_counter()
-    requests = [_request(loaded.info.name, index, frames) for index in range(count)]
-    sampling = requests[0].sampling
-    codes = loaded.lm.generate(
-        conditions=[ConditioningAttributes(text={"description": request.prompts[0].text}) for request in requests],
-        max_gen_len=frames,
-        use_sampling=sampling.use_sampling,
-        temp=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        cfg_coef=sampling.cfg_coef,
-    )
-    # On the CPU, as a caller gets it: with a GPU this also waits for its end.
-    loaded.codec.decode(codes, None).cpu()
-    elapsed = time.perf_counter() - begin
-    return _figures(elapsed, steps, count * frames / loaded.info.frame_rate_hz, elapsed)
+def _roofline(loaded: LoadedGenerator, loop: Ours, frames: int) -> dict[str, Any]:
+    """Return what the memory allows one guided stream."""
+    lm, precision = loaded.lm, loop.engine.info.precision
+    layers, width = len(lm.transformer.layers), {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}[precision]
+    row = 2 * layers * lm.dim * width  # keys and values of one position
+    bytes_per_step = weight_bytes(lm, precision) + 2 * row * frames // 2
+    bandwidth = _bandwidth(lm.emb[0].weight.device)
+    return {
+        "precision": precision,
+        "bytes_per_step": bytes_per_step,
+        "gigabytes_per_second": round(bandwidth / 1e9, 2),
+        "ms_per_step": round(1000 * bytes_per_step / bandwidth, 3),
+        "cache_bytes_per_stream": 2 * row * frames,
+    }
 
 
-def _request(model: str, index: int, frames: int) -> GenerationRequest:
-    prompt = ("a slow piano melody in C minor", "fast happy guitar with drums at 140 bpm")[index % 2]
-    return GenerationRequest(model, (Prompt(prompt),), frames, Sampling(seed=index))
+def _bandwidth(device: torch.device) -> float:
+    """Return the bytes a second at which a buffer larger than any cache can be read: the best of some times."""
+    buffer = torch.ones(1 << 28, device=device)
+    best = float("inf")
+    for _ in range(6):
+        begin = time.perf_counter()
+        float(buffer.sum())
+        best = min(best, time.perf_counter() - begin)
+    return buffer.numel() * 4 / best
 
 
-def _figures(elapsed: float, steps: int, audio_seconds: float, first_audio: float) -> Figures:
-    return Figures(round(1000 * elapsed / steps, 3), round(audio_seconds / elapsed, 3), round(first_audio, 4))
+def _chunks(loaded: LoadedGenerator) -> dict[str, float]:
+    """Return the milliseconds of decoding the second and the hundredth chunk of half a second."""
+    codec = codec_of(loaded.codec)
+    session, frames = codec.decoding(), max(1, round(loaded.info.frame_rate_hz / 2))
+    device, times = loaded.lm.emb[0].weight.device, []
+    with torch.inference_mode():
+        for _ in range(104):
+            codes = torch.randint(0, loaded.info.codebook_size, (loaded.info.codebook_count, frames), device=device)
+            begin = time.perf_counter()
+            codec.decode_many([session], [Frames(codes)], [False])[0].cpu()
+            times.append(1000 * (time.perf_counter() - begin))
+    # Of five neighbours each, the best: a single chunk says more about the machine.
+    return {"first": round(min(times[1:6]), 2), "hundredth": round(min(times[99:]), 2)}
 
 
-def _plain(figures: dict[int, Figures]) -> dict[str, dict[str, float]]:
-    return {str(count): asdict(figure) for count, figure in figures.items()}
-
-
-def _table(
-    facts: dict[str, Any], loaded: LoadedGenerator, ours: dict[int, Figures], theirs: dict[int, Figures]
-) -> Table:
+def _table(facts: dict[str, Any], loaded: LoadedGenerator, found: dict[str, dict[int, Figures]]) -> Table:
     title = (
         f"{facts['shape']} ({facts['weights']} weights, {loaded.info.parameter_count / 1e6:.0f} M parameters), "
         f"{facts['device']}, {facts['threads']} threads, {facts['seconds']:g} s guided"
     )
-    table = Table(title=title + (", quick: no figures to quote" if "quick" in facts else ""))
+    table = Table(title=title + (", quick: a few steps only" if facts["quick"] else ""))
     for heading in ("streams", "loop", "ms a step", "rtf", "first audio, s"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
-    for count, own in ours.items():
-        for name, figure in (("ours, fp32", own), ("AudioCraft", theirs[count])):
-            cells = (f"{figure.ms_per_step:.2f}", f"{figure.rtf:.2f}", f"{figure.first_audio_seconds:.3f}")
-            table.add_row(str(count), name, *cells)
+    for name, of_counts in found.items():
+        for count, figures in of_counts.items():
+            cells = [f"{value:.3g}" if value else "" for value in (figures.rtf, figures.first_audio_seconds)]
+            table.add_row(str(count), name, f"{figures.ms_per_step:.2f}", *cells)
     return table
 
 

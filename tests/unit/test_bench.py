@@ -9,29 +9,45 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.bench import generator
 
 ROOT = Path(__file__).parents[2]
+LOOPS = ("ours_fp32", "ours_bf16", "ours_int8", "audiocraft", "transformers_fp32", "transformers_bf16")
 
 
-def test_last_line_is_json() -> None:
-    arguments = ["--shape", "tiny", "--quick", "--streams", "1,2", "--seconds", "0.1", "--threads", "1"]
-    command = [sys.executable, "-m", "tests.bench", "generator", *arguments]
+def measured(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench", "generator", "--shape", "tiny", "--threads", "1", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.splitlines()[-1])
-    assert (facts["shape"], facts["device"], facts["threads"], facts["quick"]) == ("tiny", "cpu", 1, True)
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["shape"], facts["device"], facts["threads"]) == ("tiny", "cpu", 1)
     assert facts["weights"] in ("embedded", "random")
+    return facts
+
+
+def test_whole_pieces() -> None:
+    facts = measured("--streams", "1,2", "--seconds", "0.5")
     assert facts["ours"] == facts["ours_fp32"]
-    for loop in ("ours_fp32", "audiocraft"):
+    for loop in LOOPS:
         assert set(facts[loop]) == {"1", "2"}
         for figures in facts[loop].values():
             assert set(figures) == {"ms_per_step", "rtf", "first_audio_seconds"}
             assert all(math.isfinite(value) and value > 0 for value in figures.values())
+    assert facts["roofline"].keys() >= {"bytes_per_step", "gigabytes_per_second", "ms_per_step"}
+    assert facts["chunk_ms"].keys() == {"first", "hundredth"}
+
+
+def test_a_few_steps() -> None:
+    facts = measured("--streams", "1", "--quick", "--loops", "ours_fp32,audiocraft,transformers_fp32")
+    assert facts["quick"]
+    for loop in ("ours_fp32", "audiocraft", "transformers_fp32"):
+        assert facts[loop]["1"]["ms_per_step"] > 0
+    assert "ours_int8" not in facts
 
 
 def test_wrong_streams_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
