@@ -74,6 +74,10 @@ class Servicer(pb_grpc.GeneratorServiceServicer):
             raise failure(text)
         return pb.GenerateResponse()
 
+    async def GenerateBatch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for index in range(len(request.configs)):
+            yield pb.GenerateBatchResponse(index=index)
+
     async def GenerateFile(self, request: Any, context: Any) -> AsyncIterator[Any]:
         yield httpbody_pb2.HttpBody(data=b"0")
         if request.text:

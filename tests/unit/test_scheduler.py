@@ -6,18 +6,21 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.generator.engine import Output
-from services.generator.requests import GenerationRequest
+from services.generator.requests import Change, GenerationRequest
 from services.generator.scheduler import STREAM_CAPACITY, Scheduler
 from services.generator.sequence import Sequence
-from services.generator.streams import Event, Finished, Reason, Stream
+from services.generator.streams import Event, Finished, Reason, Stream, Updated
 from services.models.conditions import Prompt
 from services.models.sampling import Sampling
 from services.runtime.errors import Internal, ResourceExhausted, Unavailable
@@ -346,3 +349,99 @@ async def test_closing_fails_what_runs_and_what_waits(open_bench: Open) -> None:
     with pytest.raises(Unavailable):
         bench.submit(request("too late"))
     assert bench.active == bench.waiting == 0
+
+
+async def test_a_slot_goes_to_the_client_that_holds_fewest(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    streams = [bench.submit(request(name), client) for name, client in (("a1", "a"), ("a2", "a"), ("a3", "a"))]
+    await until(lambda: bench.engine.entered == 1)
+    streams.append(bench.submit(request("b1"), "b"))
+    bench.engine.allow()
+    await asyncio.gather(*map(collect, streams))
+    assert bench.engine.begun.index("b1") < bench.engine.begun.index("a3")
+
+
+async def test_who_fills_the_queue_gives_way_to_who_has_less_in_it(open_bench: Open) -> None:
+    bench = open_bench(1, 2)
+    runs = bench.submit(request("runs"), "a")
+    await until(lambda: bench.active == 1)
+    waits, gives_way = (bench.submit(request(name), "a") for name in ("waits", "gives way"))
+    newcomer = bench.submit(request("newcomer"), "b")
+    bench.engine.allow()
+    results = await asyncio.gather(*map(collect, (runs, waits, gives_way, newcomer)), return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["list", "list", "ResourceExhausted", "list"]
+
+
+async def test_a_stream_without_credit_makes_no_step_and_gives_its_slot_up(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    bench.engine.allow()
+    paced = [bench.submit(request(f"paced {number}", 9, credit=4)) for number in range(3)]
+    heard = [aiter(stream.events()) for stream in paced]
+    for events in heard:
+        for _ in range(4):
+            await anext(events)
+    assert finished(await collect(bench.submit(request("other", 2)))).steps == 2
+    counts = [sum(f"paced {number}" in names for names in bench.engine.batches) for number in range(3)]
+    assert counts == [4, 4, 4]
+    # One slot, so one cache more: the streams that wait longest have given theirs up.
+    assert bench.engine.released[:2] == ["paced 0", "paced 1"]
+    for stream in paced:
+        stream.grant(100)
+    for events in heard:
+        last = [event async for event in events][-1]
+        assert isinstance(last, Finished) and last.samples == 9
+
+
+async def test_a_change_is_taken_before_the_next_step_and_told(open_bench: Open) -> None:
+    bench = open_bench(1, 8)
+    stream = bench.submit(request("changed", 5))
+    bench.engine.allow(2)
+    await until(lambda: len(bench.engine.batches) == 2)
+    prepared = SimpleNamespace(change=Change())
+    stream.change(cast(Any, prepared))
+    bench.engine.allow()
+    events = await collect(stream)
+    assert bench.engine.changes == [("changed", prepared)]
+    told = next(event for event in events if isinstance(event, Updated))
+    assert 2 <= told.step <= 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whatever_happens_everyone_who_stays_is_served_in_order_within_the_slots(data: st.DataObject) -> None:
+    slots = data.draw(st.integers(1, 3))
+    pieces = data.draw(
+        st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6), st.sampled_from([None, 1, 2])), max_size=10)
+    )
+    gone = data.draw(st.sets(st.integers(0, 9)))
+
+    async def play() -> None:
+        bench = Bench(slots, 10)
+        bench.engine.allow()
+        streams = [
+            bench.submit(request(f"{client} {number}", frames, credit), client)
+            for number, (client, frames, credit) in enumerate(pieces)
+        ]
+
+        async def listen(number: int) -> int:
+            stream, samples = streams[number], 0
+            if number in gone:
+                stream.cancel()
+                return -1
+            async for event in stream.events():
+                if isinstance(event, Output):
+                    samples += event.audio.shape[-1]
+                    stream.grant(event.audio.shape[-1])
+            return samples
+
+        async with asyncio.timeout(30):
+            heard = await asyncio.gather(*map(listen, range(len(pieces))))
+        assert heard == [-1 if number in gone else frames for number, (_, frames, _) in enumerate(pieces)]
+        assert all(len(names) <= slots and len(set(names)) == len(names) for names in bench.engine.batches)
+        for client in "ab":
+            begun = [int(name.split()[1]) for name in bench.engine.begun if name.startswith(client)]
+            assert begun == sorted(begun)
+        await until(lambda: bench.active == 0)
+        await asyncio.to_thread(bench.scheduler.close)
+
+    asyncio.run(play())
