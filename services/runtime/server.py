@@ -34,6 +34,7 @@ _log = logging.getLogger("antiphon.server")
 
 # For handlers that were cut off to run their `finally` blocks, and for their last statuses to leave.
 _CUT_SECONDS = 5.0
+_SETTLE_SECONDS = 0.2
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -122,6 +123,8 @@ class Server:
         if was_serving:
             await asyncio.sleep(self._settings.drain_delay_seconds)
             self._admission.phase = Phase.DRAINING
+            # A server that stops answers CANCELLED to a call that was on its way. Refused here, it hears UNAVAILABLE.
+            await asyncio.sleep(_SETTLE_SECONDS)
         grace = self._settings.drain_grace_seconds
         # Tells connected callers to go elsewhere; returns when the last byte of the last stream has left.
         stopping = asyncio.create_task(server.stop(grace + _CUT_SECONDS))
