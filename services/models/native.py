@@ -105,10 +105,12 @@ class _Memory:
 
 @dataclass
 class _Row:
+    """The place of one row; ``heard`` is what it attends to, and owns what ``sources`` points at."""
+
     memory: _Memory
-    sources: ctypes.Array[_Source]
-    source_memory: list[_Memory]
     room: int
+    sources: ctypes.Array[_Source] = field(default_factory=_Source * 0)
+    heard: list[tuple[torch.Tensor, _Memory]] = field(default_factory=list)
     filled: int = 0
 
 
@@ -128,9 +130,12 @@ class NativeExecutor:
     Raises:
         UnsupportedModel: the model has a part, or a size, that the kernels do not run.
         NoCompiler: there is nothing to build the kernels with.
+        ValueError: they do not run the precision.
     """
 
     def __init__(self, lm: Any, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision} can't be run by the kernels")
         weights = read_weights(lm)
         _check(weights)
         self._library = build.load()
@@ -150,8 +155,8 @@ class NativeExecutor:
         state = NativeState()
         for row in conditions:
             whole = length + (0 if row.prepend is None else len(row.prepend))
-            sources, memory = self._project(row)
-            state.rows.append(_Row(self._memory(whole), sources, memory, whole))
+            state.rows.append(_Row(self._memory(whole), whole))
+        self._attach(state, conditions)
         for own, row in zip(state.rows, conditions, strict=True):
             if row.prepend is not None:
                 self._run([(own, row.prepend)], [])
@@ -161,8 +166,7 @@ class NativeExecutor:
     def recondition(self, state: NativeState, conditions: Sequence[RowConditions]) -> None:
         if len(conditions) != len(state.rows) or any(row.prepend is not None for row in conditions):
             raise ValueError("conditions: other rows than at the beginning, or some that stand before the first token")
-        for row, new in zip(state.rows, conditions, strict=True):
-            row.sources, row.source_memory = self._project(new)
+        self._attach(state, conditions)
 
     @torch.inference_mode()
     def step(
@@ -177,6 +181,7 @@ class NativeExecutor:
                 runs.append((row, embedded))
                 count += len(known)
                 lasts.append(count - 1)
+        for state, known in zip(states, tokens, strict=True):
             state.position += len(known)
         logits = self._run(runs, lasts).view(len(lasts), self._weights.books, self._weights.card)
         return guide(logits, [len(state.rows) for state in states], guidance)
@@ -224,27 +229,34 @@ class NativeExecutor:
             raise MemoryError("no memory for a step")
         return logits
 
-    def _project(self, conditions: RowConditions) -> tuple[ctypes.Array[_Source], list[_Memory]]:
-        """Return what the sources of a row look like to every layer, and who owns it."""
-        if not self._model.crossed:
-            return (_Source * 0)(), []
-        memories = []
-        sources = (_Source * len(conditions.cross))()
-        for entry, (source, weight) in zip(sources, conditions.cross, strict=True):
-            plain = source.float().contiguous()
-            memory = self._memory(len(plain))
-            failed = self._library.antiphon_project(
-                ctypes.byref(self._model),
-                ctypes.c_void_p(plain.data_ptr()),
-                ctypes.c_int64(len(plain)),
-                ctypes.byref(memory.cache),
-                ctypes.c_int64(torch.get_num_threads()),
-            )
-            if failed:
-                raise MemoryError("no memory for a prompt")
-            entry.cache, entry.length, entry.weight = memory.cache, len(plain), weight
-            memories.append(memory)
-        return sources, memories
+    def _attach(self, state: NativeState, conditions: Sequence[RowConditions]) -> None:
+        if any(source.shape[1:] != (self._weights.dim,) for row in conditions for source, _ in row.cross):
+            raise ValueError(f"conditions: a source is not [T, {self._weights.dim}]")
+        if not self._model.crossed and any(row.cross for row in conditions):
+            raise ValueError("conditions: the model has no cross-attention")
+        for row, new in zip(state.rows, conditions, strict=True):
+            # While prompts fade, the same sources come with other weights at every step.
+            known = {id(source): memory for source, memory in row.heard}
+            heard = [(source, known.get(id(source)) or self._project(source)) for source, _ in new.cross]
+            sources = (_Source * len(heard))()
+            for entry, (source, memory), (_, weight) in zip(sources, heard, new.cross, strict=True):
+                entry.cache, entry.length, entry.weight = memory.cache, len(source), weight
+            row.sources, row.heard = sources, heard
+
+    def _project(self, source: torch.Tensor) -> _Memory:
+        """Return the keys and values of a source ``[T, dim]`` in each layer."""
+        plain = source.float().contiguous()
+        memory = self._memory(len(plain))
+        failed = self._library.antiphon_project(
+            ctypes.byref(self._model),
+            ctypes.c_void_p(plain.data_ptr()),
+            ctypes.c_int64(len(plain)),
+            ctypes.byref(memory.cache),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError("no memory for a prompt")
+        return memory
 
     def _memory(self, length: int) -> _Memory:
         capacity = -(-length // LANES) * LANES
