@@ -270,7 +270,7 @@ async def test_a_unary_prompt_needs_both_its_halves(stub: Any, folders: dict[str
 async def test_a_stream_of_audiocrafts_own_loop_can_be_stopped(stub: Any, folders: dict[str, Path]) -> None:
     call = stub.StreamGenerate()
     await call.write(generator_pb2.StreamGenerateRequest(config=config(folders["rope"], 30.0)))
-    reason = None
+    reason: int | str | None = None
     async for response in call:
         if response.WhichOneof("response") == "progress" and response.progress.steps >= 10 and reason is None:
             stop = generator_pb2.GenerationControl.ACTION_STOP

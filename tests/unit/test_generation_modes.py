@@ -75,7 +75,7 @@ def audio(outputs: list[Output]) -> torch.Tensor:
 
 def check(outputs: list[Output], loaded: LoadedGenerator, codes: torch.Tensor) -> None:
     """Compare codes with AudioCraft's, and the audio with what its codec makes of them."""
-    assert codes.unique().numel() > 20, "a few repeated tokens would prove little"
+    assert len(set(codes.flatten().tolist())) > 20, "a few repeated tokens would prove little"
     assert torch.equal(tokens(outputs), codes)
     with torch.no_grad():
         decoded = loaded.codec.decode(codes[None])[0]
@@ -148,7 +148,7 @@ def test_melody(load: Load, frames: int, melody_seconds: float, text: str) -> No
     loaded = load("melody")
     melody = tune(melody_seconds, 32000)
     model = reference(loaded, duration=frames / 50)
-    _, expected = model.generate_with_chroma([text or None], melody, 32000, return_tokens=True)  # type: ignore[list-item]
+    _, expected = model.generate_with_chroma([text or None], melody, 32000, return_tokens=True)
     engine = GeneratorEngine(loaded)
     (outputs,) = run(engine, request(loaded, frames, text, melody=melody))
     check(outputs, loaded, expected[0])
@@ -178,5 +178,5 @@ def test_mixed_requests_that_join_at_different_steps(load: Load) -> None:
         if "continuation" in fields:
             _, expected = model.generate_continuation(fields["continuation"], 32000, text, return_tokens=True)
         else:
-            _, expected = model.generate(text, return_tokens=True)  # type: ignore[arg-type]
+            _, expected = model.generate(text, return_tokens=True)
         check(outputs, loaded, expected[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from audiocraft.models.magnet import MAGNeT
 
-from services.generator.engine import GeneratorEngine
+from services.generator.engine import GeneratorEngine, Output
 from services.generator.plain import PlainEngine
 from services.generator.requests import Change
 from services.models.conditions import Prompt, UnsupportedConditions
@@ -50,7 +50,8 @@ def test_a_seed_draws_what_it_draws_in_audiocraft(rope: LoadedGenerator) -> None
     torch.manual_seed(99)
     undisturbed = torch.rand(5)
     torch.manual_seed(99)
-    outputs, drawn = [], []
+    outputs: list[Output] = []
+    drawn: list[torch.Tensor] = []
     while not (outputs and outputs[-1].final):
         outputs += engine.step([sequence])
         drawn.append(torch.rand(1))
