@@ -104,7 +104,7 @@ class Ours:
         return GenerationRequest(self.engine.info.name, (Prompt(PROMPTS[index % 2]),), frames, sampling)
 
 
-class AudioCraft:
+class TheirLoop:
     """``lm.generate`` over a batch, then ``codec.decode`` of the whole, as its MusicGen does."""
 
     name = "audiocraft"
@@ -245,8 +245,8 @@ def loops(loaded: LoadedGenerator, wanted: Callable[[str], bool]) -> Iterator[Lo
     for precision in precisions:
         if wanted(f"ours_{precision}"):
             yield Ours(loaded, precision)
-    if wanted(AudioCraft.name):
-        yield AudioCraft(loaded)
+    if wanted(TheirLoop.name):
+        yield TheirLoop(loaded)
     for name, dtype in (("transformers_bf16", torch.bfloat16), ("transformers_fp32", torch.float32)):
         if wanted(name):
             yield Transformers(loaded, dtype)
