@@ -11,13 +11,13 @@ import pytest
 import antiphon
 from antiphon import InvalidArgumentError, operations
 from antiphon.connection import Connection
-from antiphon.messages import generation_config
+from antiphon.messages import generation_request
 from antiphon.results import Service
-from antiphon.v1 import audio_pb2, codec_pb2
+from antiphon.v1 import audio_pb2, codec_pb2, generator_pb2
 
 
 def test_defaults_leave_the_choice_to_the_server() -> None:
-    config = generation_config("slow sad piano")
+    config = generation_request("slow sad piano").config
     assert [p.text for p in config.prompts] == ["slow sad piano"]
     assert config.duration.ToSeconds() == 10
     assert config.output_format.encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE
@@ -27,7 +27,7 @@ def test_defaults_leave_the_choice_to_the_server() -> None:
 
 
 def test_every_argument_has_its_field() -> None:
-    config = generation_config(
+    config = generation_request(
         ["bells", ("tiefe Flöte", 0.25)],
         model="tiny",
         duration=2.5,
@@ -39,7 +39,7 @@ def test_every_argument_has_its_field() -> None:
         seed=2**64 - 1,
         include_codes=True,
         encoding="pcm_s16le",
-    )
+    ).config
     assert [(p.text, p.weight if p.HasField("weight") else None) for p in config.prompts] == [
         ("bells", None),
         ("tiefe Flöte", 0.25),
@@ -52,9 +52,22 @@ def test_every_argument_has_its_field() -> None:
     assert config.output_format.encoding == audio_pb2.AUDIO_ENCODING_PCM_S16LE
 
 
+def test_an_audio_prompt_goes_beside_its_use(tmp_path: Path) -> None:
+    uses = generator_pb2.PromptAudioUse
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
+    request = generation_request("x", continue_from=tmp_path / "a.flac", extend_stride=1.5, two_step_cfg=True)
+    assert (request.prompt_audio, request.config.prompt_audio.use) == (b"fLaC", uses.PROMPT_AUDIO_USE_CONTINUATION)
+    assert (request.config.extend_stride.ToMilliseconds(), request.config.two_step_cfg) == (1500, True)
+    request = generation_request("x", melody=b"RIFF")
+    assert (request.prompt_audio, request.config.prompt_audio.use) == (b"RIFF", uses.PROMPT_AUDIO_USE_MELODY)
+    assert not generation_request("x").config.HasField("prompt_audio")
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
+        ({"melody": b"a", "continue_from": b"b"}, "melody"),
+        ({"extend_stride": float("nan")}, "extend_stride"),
         ({"duration": float("nan")}, "duration"),
         ({"duration": float("inf")}, "duration"),
         ({"duration": 1e300}, "duration"),
@@ -68,7 +81,7 @@ def test_every_argument_has_its_field() -> None:
 )
 def test_what_the_wire_can_not_carry_is_refused(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        generation_config(**{"prompt": "x"} | arguments)
+        generation_request(**{"prompt": "x"} | arguments)
     assert [v.field for v in caught.value.violations] == [field]
     assert caught.value.request_id == ""
 

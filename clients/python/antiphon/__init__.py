@@ -32,8 +32,7 @@ from antiphon.errors import (
     UnimplementedError,
 )
 from antiphon.generation import OnProgress
-from antiphon.messages import GenerationOptions, Prompt
-from antiphon.operations import AudioFile
+from antiphon.messages import AudioFile, GenerationOptions, Prompt
 from antiphon.results import (
     Analysis,
     Audio,

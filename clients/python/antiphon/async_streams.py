@@ -20,7 +20,7 @@ from antiphon.exchange import Exchange, OutT, ResponseT
 from antiphon.generation import GenerationState, OnProgress
 from antiphon.results import Chunk, EncodedChunk
 from antiphon.v1 import codec_pb2
-from antiphon.v1.generator_pb2 import GenerationConfig, StreamGenerateRequest, StreamGenerateResponse
+from antiphon.v1.generator_pb2 import GenerateRequest, StreamGenerateRequest, StreamGenerateResponse
 
 ItemT = TypeVar("ItemT")
 Connect = Callable[[AsyncIterator[Any], str], Any]
@@ -106,9 +106,9 @@ class AsyncGenerationStream(AsyncCallStream[StreamGenerateResponse, Chunk], Gene
     """
 
     def __init__(
-        self, connect: Connect, config: GenerationConfig, on_progress: OnProgress | None, resume: bool = True
+        self, connect: Connect, wanted: GenerateRequest, on_progress: OnProgress | None, resume: bool = True
     ) -> None:
-        GenerationState.__init__(self, new_request_id(), config, on_progress, resume)
+        GenerationState.__init__(self, new_request_id(), wanted, on_progress, resume)
         self._connect = connect
         self._outbox: asyncio.Queue[StreamGenerateRequest | None] = asyncio.Queue()
         self._given_up = asyncio.Event()

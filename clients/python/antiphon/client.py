@@ -18,8 +18,8 @@ from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_
 from antiphon.ecdc import EcdcFile
 from antiphon.errors import AntiphonError, CancelledError, FailedPreconditionError, reported
 from antiphon.generation import OnProgress
-from antiphon.messages import GenerationOptions, Prompt, generation_config
-from antiphon.operations import AudioFile, Operation
+from antiphon.messages import AudioFile, GenerationOptions, Prompt, generation_request
+from antiphon.operations import Operation
 from antiphon.results import (
     Analysis,
     Audio,
@@ -86,18 +86,19 @@ class Client:
         Use it as `for chunk in client.stream_generate("slow sad piano")`.
 
         `options` are those of GenerationOptions: model, duration, temperature, top_k, top_p, cfg_coef,
-        use_sampling, seed, include_codes, encoding, endless, initial_credit. `timeout` counts until the end of the
+        use_sampling, seed, include_codes, encoding, endless, initial_credit, continue_from, melody, extend_stride,
+        two_step_cfg. `timeout` counts until the end of the
         stream. When the connection breaks, or the server goes down, another call goes on with the next sample; see
         `resume` of the client.
         """
         connect = self._connector(Service.GENERATOR, "StreamGenerate", timeout)
-        return GenerationStream(connect, generation_config(prompt, **options), on_progress, self._resume)
+        return GenerationStream(connect, generation_request(prompt, **options), on_progress, self._resume)
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
     ) -> GeneratedAudio:
         """Generates a piece and returns it whole; arguments as in `stream_generate`."""
-        return self._call(operations.generate(generation_config(prompt, **options)), timeout)
+        return self._call(operations.generate(generation_request(prompt, **options)), timeout)
 
     def list_models(self, *, timeout: float | None = None) -> ModelList:
         """Lists the models of the three services. A service that fails is in `errors` of the result."""

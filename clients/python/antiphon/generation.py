@@ -30,10 +30,10 @@ class GenerationState(Exchange[generator_pb2.StreamGenerateResponse, Chunk]):
     """
 
     def __init__(
-        self, request_id: str, config: generator_pb2.GenerationConfig, on_progress: OnProgress | None, resume: bool
+        self, request_id: str, request: generator_pb2.GenerateRequest, on_progress: OnProgress | None, resume: bool
     ) -> None:
         super().__init__(request_id)
-        self._recovery = Recovery(config, resume)
+        self._recovery = Recovery(request, resume)
         self._on_progress = on_progress
         self._started: Started | None = None
         self._chunks: ChunkReader | None = None

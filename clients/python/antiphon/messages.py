@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -16,6 +18,8 @@ from antiphon.errors import FieldViolation, InvalidArgumentError, ProtocolError
 from antiphon.results import Finished, FinishReason, Started, Timings
 from antiphon.v1 import audio_pb2, generator_pb2
 
+AudioFile = bytes | str | os.PathLike[str]
+"""The bytes of an audio file (WAV, FLAC, Ogg, MP3 and others), or its path."""
 Prompt = str | Sequence[str | tuple[str, float]]
 """A text, or up to eight texts, each alone or with its weight."""
 
@@ -50,9 +54,17 @@ class GenerationOptions(TypedDict, total=False):
     """True for a piece that goes on until `stop`; only `stream_generate` makes one, and `duration` is not used."""
     initial_credit: float | None
     """Seconds of audio that the server may send before `grant`; default: no limit. For `stream_generate`."""
+    continue_from: AudioFile | None
+    """An audio file, its bytes or its path: the piece begins with it and goes on; `duration` counts both."""
+    melody: AudioFile | None
+    """An audio file whose melody the piece keeps; for melody checkpoints, and not with `continue_from`."""
+    extend_stride: float | None
+    """Seconds from one window of a long piece to the next; default: the model's."""
+    two_step_cfg: bool
+    """True prepares the unconditional half of guidance by itself, as AudioCraft's option of this name."""
 
 
-def generation_config(
+def generation_request(
     prompt: Prompt,
     *,
     model: str = "",
@@ -67,11 +79,16 @@ def generation_config(
     encoding: Encoding = "pcm_f32le",
     endless: bool = False,
     initial_credit: float | None = None,
-) -> generator_pb2.GenerationConfig:
-    """Builds a GenerationConfig. Ranges are the server's to check, as it knows the model.
+    continue_from: AudioFile | None = None,
+    melody: AudioFile | None = None,
+    extend_stride: float | None = None,
+    two_step_cfg: bool = False,
+) -> generator_pb2.GenerateRequest:
+    """Builds a config and the bytes of its audio prompt. Ranges are the server's to check, as it knows the model.
 
     Raises:
         InvalidArgumentError: A value that the wire can't carry, such as a negative seed or a duration of NaN.
+        OSError: An audio file can't be read.
     """
     config = generator_pb2.GenerationConfig(include_codes=include_codes, output_format=output_format(encoding))
     put(config, "model", model)
@@ -85,7 +102,27 @@ def generation_config(
     put(config, "seed", seed)
     if initial_credit is not None:
         put_duration(config.pacing.initial_credit, initial_credit, "pacing.initial_credit")
-    return config
+    if extend_stride is not None:
+        put_duration(config.extend_stride, extend_stride, "extend_stride")
+    config.two_step_cfg = two_step_cfg
+    request = generator_pb2.GenerateRequest(config=config)
+    if continue_from is not None and melody is not None:
+        raise refused("melody", "give either this or continue_from")
+    audio = melody if continue_from is None else continue_from
+    if audio is not None:
+        uses = generator_pb2.PromptAudioUse
+        request.prompt_audio = read_file(audio)
+        # Any encoding with a header: the server looks at the file itself.
+        request.config.prompt_audio.format.encoding = audio_pb2.AUDIO_ENCODING_WAV
+        request.config.prompt_audio.use = (
+            uses.PROMPT_AUDIO_USE_MELODY if continue_from is None else uses.PROMPT_AUDIO_USE_CONTINUATION
+        )
+    return request
+
+
+def read_file(audio: AudioFile) -> bytes:
+    """Returns the bytes of an audio file."""
+    return audio if isinstance(audio, bytes) else Path(audio).read_bytes()
 
 
 def generation_update(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,9 +17,11 @@ from antiphon.codes import bits_per_code, pack_codes
 from antiphon.ecdc import EcdcFile, form_of
 from antiphon.errors import AntiphonError, NotFoundError, ProtocolError, UnavailableError
 from antiphon.messages import (
+    AudioFile,
     put,
     read_codes,
     read_encoding,
+    read_file,
     read_finished,
     read_samples,
     read_started,
@@ -46,9 +46,6 @@ from antiphon.v1 import analyzer_pb2, audio_pb2, codec_pb2, generator_pb2
 
 T = TypeVar("T")
 
-AudioFile = bytes | str | os.PathLike[str]
-"""The bytes of an audio file (WAV, FLAC, Ogg, MP3 and others), or its path."""
-
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
@@ -60,7 +57,7 @@ class Operation(Generic[T]):
     read: Callable[[Any], T]
 
 
-def generate(config: generator_pb2.GenerationConfig) -> Operation[GeneratedAudio]:
+def generate(request: generator_pb2.GenerateRequest) -> Operation[GeneratedAudio]:
     """Makes a whole piece."""
 
     def read(response: generator_pb2.GenerateResponse) -> GeneratedAudio:
@@ -72,7 +69,7 @@ def generate(config: generator_pb2.GenerationConfig) -> Operation[GeneratedAudio
             codes=read_codes(response.codes) if response.HasField("codes") else None,
         )
 
-    return Operation(Service.GENERATOR, "Generate", generator_pb2.GenerateRequest(config=config), read)
+    return Operation(Service.GENERATOR, "Generate", request, read)
 
 
 _LIST_REQUESTS: dict[Service, Callable[[], Message]] = {
@@ -245,8 +242,7 @@ _KINDS = {
 
 
 def _body(audio: AudioFile) -> httpbody_pb2.HttpBody:
-    data = audio if isinstance(audio, bytes) else Path(audio).read_bytes()
-    return httpbody_pb2.HttpBody(content_type="application/octet-stream", data=data)
+    return httpbody_pb2.HttpBody(content_type="application/octet-stream", data=read_file(audio))
 
 
 def _scores(response: analyzer_pb2.AnalyzeResponse | analyzer_pb2.WindowResult) -> Scores:

@@ -20,6 +20,7 @@ MAX_ATTEMPTS = 8
 """Attempts in a row that bring nothing new; then the error is raised."""
 FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 5.0
+PIECE_BYTES = 1 << 18
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 Request = generator_pb2.StreamGenerateRequest
@@ -35,7 +36,9 @@ class Recovery:
         enabled: False to raise every error as it comes.
     """
 
-    def __init__(self, config: generator_pb2.GenerationConfig, enabled: bool) -> None:
+    def __init__(self, request: generator_pb2.GenerateRequest, enabled: bool) -> None:
+        config = request.config
+        self._prompt_audio = request.prompt_audio
         self.wants_codes = config.include_codes
         self._enabled = enabled
         self._config = generator_pb2.GenerationConfig()
@@ -59,7 +62,8 @@ class Recovery:
             config.CopyFrom(self._config)
             if self._started:
                 self._put_resume(config)
-            messages = [Request(config=config), *(Request(update=update) for update in self._asked)]
+            messages = [Request(config=config), *self._prompt_pieces()]
+            messages += [Request(update=update) for update in self._asked]
         actions = generator_pb2.GenerationControl
         if self._paused:
             messages.append(Request(control=actions(action=actions.ACTION_PAUSE)))
@@ -116,6 +120,13 @@ class Recovery:
                 case "control":
                     self._stopped |= request.control.action == actions.ACTION_STOP
                     self._paused = request.control.action == actions.ACTION_PAUSE
+
+    def _prompt_pieces(self) -> Iterator[Request]:
+        data = self._prompt_audio
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = generator_pb2.PromptAudio(data=data[start : start + PIECE_BYTES])
+            piece.is_final = start + PIECE_BYTES >= len(data)
+            yield Request(prompt_audio=piece)
 
     def _put_resume(self, config: generator_pb2.GenerationConfig) -> None:
         resume = config.resume
