@@ -144,7 +144,8 @@ async def test_a_failing_source_comes_out_as_it_is(caller: Caller, codec: Stream
 
     with pytest.raises(OSError, match="the microphone is gone"):
         await caller.drained("stream_encode", failing(), sample_rate_hz=8000)
-    assert await asyncio.to_thread(codec.ended.wait, 10)
+    # The source may fail before the call has reached the server; a call that has must end.
+    assert not codec.encode_configs or await asyncio.to_thread(codec.ended.wait, 10)
 
 
 @pytest.mark.parametrize("fault", ["gap", "truncated", "no start"])
