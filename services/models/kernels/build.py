@@ -35,9 +35,13 @@ def load() -> ctypes.CDLL:
     """Return the kernels, compiled for this CPU; what was compiled before is used again.
 
     Raises:
-        NoCompiler: there is no compiler, or it fails.
+        NoCompiler: there is no compiler, it fails, or what it made can't be loaded.
     """
-    return ctypes.CDLL(str(build()))
+    library = build()
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:  # a folder that nothing may run from, or a disk that was full
+        raise NoCompiler(f"the library can't be loaded: {error}") from error
 
 
 def build() -> Path:
@@ -77,6 +81,7 @@ def _compile(command: list[str], library: Path) -> None:
     if done.returncode:
         library.unlink()
         raise NoCompiler(f"{shlex.join(arguments)}: {done.stderr[-2000:]}")
+    library.chmod(0o755)  # a temporary file is its owner's alone, and an image is run by another user
     _log.info("kernels compiled", extra={"library": str(library)})
 
 
