@@ -1,6 +1,6 @@
 """A service without a model, for tests of the edge and the stack: `python -m ...plain_service NAME`.
 
-NAME is that of a service; `ListModels` answers with it. `StreamGenerate` sends silence, 0.1 s in a chunk, as
+NAME is that of a service; `ListModels` answers with it and with the caller's id. `StreamGenerate` sends silence, 0.1 s in a chunk, as
 slowly as a player plays it. With "broken" for a NAME it does not start.
 """
 
@@ -33,7 +33,8 @@ def commands(**names: str) -> dict[str, list[str]]:
 
 
 async def list_models(request: Any, context: Any) -> Models:
-    """One model, that bears the service's name."""
+    """One model, that bears the service's name. The trailing metadata says what the edge said of the caller."""
+    context.set_trailing_metadata([pair for pair in context.invocation_metadata() if pair[0] == "x-client-id"])
     return Models(models=[audio_pb2.ModelInfo(name=sys.argv[1], is_default=True)])
 
 

@@ -142,6 +142,11 @@ def test_a_request_without_an_id_gets_one(channel: grpc.Channel) -> None:
     assert len(ids) == 2
 
 
+def test_a_caller_can_not_say_who_it_is(channel: grpc.Channel) -> None:
+    _, call = unary(channel, "/antiphon.v1.GeneratorService/ListModels", ("x-client-id", "somebody else"))
+    assert [value for key, value in call.trailing_metadata() if key == "x-client-id"] == ["127.0.0.1"]
+
+
 def test_headers_above_the_limit_are_refused(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError):
         unary(channel, "/antiphon.v1.GeneratorService/ListModels", ("x-large", "a" * 40_000))
