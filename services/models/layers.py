@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ class Place:
         used: positions at the start of ``tensors[0]`` that no kernel needs any more, kept to be reflected at the end.
         received: inputs so far.
         started: the start has been padded.
+        stream: what our own kernels keep (`services.models.native_codec`), while they run the stream.
     """
 
     tensors: tuple[torch.Tensor, ...] = ()
@@ -42,6 +43,7 @@ class Place:
     received: int = 0
     started: bool = False
     inner: list[Place] = field(default_factory=list)
+    stream: Any = None
 
     def flat(self) -> list[Place]:
         """Return this place and those inside it."""
@@ -74,13 +76,14 @@ class Conv:
     def __init__(
         self, conv: PackedConv, pad: tuple[int, int], reflects: bool, fills: bool, norm: nn.GroupNorm | None = None
     ) -> None:
-        self._conv, self._norm = conv, norm
+        self.conv, self._norm = conv, norm
+        self.is_normalised = norm is not None
         self._left, self._right = pad
         self._reflects, self._fills = reflects and sum(pad) > 0, fills
         self._need = self._left + 1 if self._reflects else 1
         # Reflection at the end reads this many of the last inputs.
         most = self._right + (conv.stride - 1 if fills else 0)
-        self._history = most + 1 if self._reflects and most else 0
+        self.history = most + 1 if self._reflects and most else 0
 
     def place(self) -> Place:
         return Place()
@@ -88,28 +91,28 @@ class Conv:
     def settled(self, count: int) -> int:
         if count < self._need:
             return 0
-        return max(0, (count + self._left - self._conv.span) // self._conv.stride + 1)
+        return max(0, (count + self._left - self.conv.span) // self.conv.stride + 1)
 
     def push(self, place: Place, inputs: torch.Tensor, final: bool) -> torch.Tensor:
         place.received += inputs.shape[1]
         kept = torch.cat([*place.tensors, inputs], dim=1) if place.tensors else inputs
         if not place.received or not (final or place.started or place.received >= self._need):
             place.tensors = (kept,)
-            return inputs.new_zeros(inputs.shape[0], 0, self._conv.channels)
+            return inputs.new_zeros(inputs.shape[0], 0, self.conv.channels)
         if final:
             kept = self._close(place, kept)
         elif not place.started:
             kept = self._padded(kept, self._left, 0)
         place.started = True
-        stride, span = self._conv.stride, self._conv.span
+        stride, span = self.conv.stride, self.conv.span
         count = max(0, (kept.shape[1] - place.used - span) // stride + 1)
         end = place.used + count * stride
-        outputs = inputs.new_zeros(inputs.shape[0], 0, self._conv.channels)
+        outputs = inputs.new_zeros(inputs.shape[0], 0, self.conv.channels)
         if count:
-            outputs = self._conv(kept[:, place.used : end - stride + span])
+            outputs = self.conv(kept[:, place.used : end - stride + span])
             if self._norm is not None:
                 outputs = self._norm(outputs.transpose(1, 2)).transpose(1, 2).contiguous()
-        begin = max(0, min(end, kept.shape[1] - self._history))
+        begin = max(0, min(end, kept.shape[1] - self.history))
         # Cloned: what is kept must not hold the whole window in memory.
         place.tensors, place.used = (kept[:, begin:].clone(),), end - begin
         return outputs
@@ -118,8 +121,8 @@ class Conv:
         """Pad the end, and the start too where the whole piece is still here."""
         count, right, left = place.received, self._right, self._left
         if self._fills:
-            stride, total = self._conv.stride, left + right
-            ideal = -((self._conv.span - total - count) // stride) * stride + self._conv.span - total
+            stride, total = self.conv.stride, left + right
+            ideal = -((self.conv.span - total - count) // stride) * stride + self.conv.span - total
             right += ideal - count
         if not place.started:
             return self._padded(kept, left, right)
@@ -157,19 +160,19 @@ class Transposed:
         taps = taps.reshape(stride * fan_out, fan_in, blocks).contiguous()
         conv = PackedConv(taps, None if bias is None else bias.detach().repeat(stride), length=64)
         right = blocks - 1 if norm else math.ceil(trim / stride)
-        self._conv = Conv(conv, (blocks - 1, right), reflects=False, fills=False)
-        self._stride, self._trim, self._channels, self._norm = stride, trim, fan_out, norm
+        self.conv = Conv(conv, (blocks - 1, right), reflects=False, fills=False)
+        self.stride, self._trim, self._channels, self._norm = stride, trim, fan_out, norm
         self._excess = right * stride - trim
         self._padding = blocks * stride - kernel
 
     def place(self) -> Place:
-        return Place(inner=[self._conv.place()])
+        return Place(inner=[self.conv.place()])
 
     def settled(self, count: int) -> int:
-        return max(0, self._conv.settled(count) * self._stride - self._trim)
+        return max(0, self.conv.settled(count) * self.stride - self._trim)
 
     def push(self, place: Place, inputs: torch.Tensor, final: bool) -> torch.Tensor:
-        outputs = self._conv.push(place.inner[0], inputs, final)
+        outputs = self.conv.push(place.inner[0], inputs, final)
         outputs = outputs.reshape(outputs.shape[0], -1, self._channels)
         if self._norm is not None and outputs.shape[1]:
             # Over what is trimmed off too: there the model has it.
@@ -186,7 +189,7 @@ class Pointwise:
     """An activation."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self.module = module
 
     def place(self) -> Place:
         return Place()
@@ -199,9 +202,7 @@ class Pointwise:
             return inputs
         # Stream by stream: the last few numbers of a call go through other, differently rounded, arithmetic.
         return (
-            torch.cat([self._module(row) for row in torch.split(inputs, 1)])
-            if len(inputs) > 1
-            else self._module(inputs)
+            torch.cat([self.module(row) for row in torch.split(inputs, 1)]) if len(inputs) > 1 else self.module(inputs)
         )
 
 
@@ -209,19 +210,24 @@ class Residual:
     """A branch of layers that is added to its input, which may pass a convolution of kernel 1."""
 
     def __init__(self, branch: list[Layer], shortcut: Layer | None) -> None:
-        self._branch, self._shortcut = Chain(branch), shortcut
+        self.branch, self.shortcut = Chain(branch), shortcut
 
     def place(self) -> Place:
-        shortcut = [self._shortcut.place()] if self._shortcut else []
-        return Place(inner=[self._branch.place(), *shortcut])
+        shortcut = [self.shortcut.place()] if self.shortcut else []
+        return Place(inner=[self.branch.place(), *shortcut])
 
     def settled(self, count: int) -> int:
-        return self._branch.settled(count)
+        return self.branch.settled(count)
+
+    @property
+    def lag(self) -> int:
+        """Inputs that the branch has not caught up with, once it has started."""
+        return (1 << 20) - self.branch.settled(1 << 20)
 
     def push(self, place: Place, inputs: torch.Tensor, final: bool) -> torch.Tensor:
-        outputs = self._branch.push(place.inner[0], inputs, final)
-        if self._shortcut:
-            inputs = self._shortcut.push(place.inner[1], inputs, final)
+        outputs = self.branch.push(place.inner[0], inputs, final)
+        if self.shortcut:
+            inputs = self.shortcut.push(place.inner[1], inputs, final)
         skipped = torch.cat([*place.tensors, inputs], dim=1) if place.tensors else inputs
         count = outputs.shape[1]
         place.tensors = (skipped[:, count:].clone(),)
@@ -232,18 +238,18 @@ class Chain:
     """Layers one after another."""
 
     def __init__(self, layers: list[Layer]) -> None:
-        self._layers = layers
+        self.layers = layers
 
     def place(self) -> Place:
-        return Place(inner=[layer.place() for layer in self._layers])
+        return Place(inner=[layer.place() for layer in self.layers])
 
     def settled(self, count: int) -> int:
-        for layer in self._layers:
+        for layer in self.layers:
             count = layer.settled(count)
         return count
 
     def push(self, place: Place, inputs: torch.Tensor, final: bool) -> torch.Tensor:
-        for layer, inner in zip(self._layers, place.inner, strict=True):
+        for layer, inner in zip(self.layers, place.inner, strict=True):
             inputs = layer.push(inner, inputs, final)
             if not inputs.shape[1] and not final:
                 return inputs

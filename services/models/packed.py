@@ -36,7 +36,7 @@ class PackedConv:
         self.kernel, self.stride, self.dilation = int(weight.shape[2]), stride, dilation
         self.channels = int(weight.shape[0])
         self.span = (self.kernel - 1) * dilation + 1
-        self._bias = None if bias is None else bias.detach()
+        self.bias = None if bias is None else bias.detach()
         self._weight = weight.detach()[:, :, None]
         self._packed = is_packable(weight.device)
         if self._packed:
@@ -45,15 +45,20 @@ class PackedConv:
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             self._weight = reorder(flat, [0, 0], [1, stride], [1, dilation], 1, form)
 
+    @property
+    def plain(self) -> torch.Tensor:
+        """The weight as it was given."""
+        return torch.as_tensor(self._weight.to_dense() if self._packed else self._weight)[:, :, 0]
+
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return ``[B, n, Cout]`` of ``[B, T, Cin]``, T at least the span of the kernel."""
         image = inputs.contiguous().transpose(1, 2)[:, :, None]
         stride, dilation = [1, self.stride], [1, self.dilation]
         if self._packed:
             run = _OPS._convolution_pointwise
-            outputs = run(image, self._weight, self._bias, [0, 0], stride, dilation, 1, "none", [], None)
+            outputs = run(image, self._weight, self.bias, [0, 0], stride, dilation, 1, "none", [], None)
         else:
-            outputs = functional.conv2d(image, self._weight, self._bias, stride, 0, dilation)
+            outputs = functional.conv2d(image, self._weight, self.bias, stride, 0, dilation)
         return torch.as_tensor(outputs[:, :, 0].transpose(1, 2)).contiguous()
 
 
@@ -65,7 +70,7 @@ class PackedLinear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, is_shared: bool = True) -> None:
-        self._bias = None if bias is None else bias.detach()
+        self.bias = None if bias is None else bias.detach()
         self._packed = is_packable(weight.device)
         self._least = 1
         self._weight = weight.detach().contiguous()
@@ -79,12 +84,17 @@ class PackedLinear:
                     if not torch.equal(self(rows[:count]), whole[:count]):
                         self._least = count + 1
 
+    @property
+    def plain(self) -> torch.Tensor:
+        """The weight as it was given."""
+        return torch.as_tensor(self._weight.to_dense() if self._packed else self._weight)
+
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return ``[n, out]`` of ``[n, in]``."""
         if not self._packed:
-            return functional.linear(inputs, self._weight, self._bias)
+            return functional.linear(inputs, self._weight, self.bias)
         count = inputs.shape[0]
         if count < self._least:
             inputs = functional.pad(inputs, (0, 0, 0, self._least - count))
-        outputs = _OPS._linear_pointwise(inputs, self._weight, self._bias, "none", [], "")
+        outputs = _OPS._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
         return torch.as_tensor(outputs[:count])

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from services.models.layers import UnsupportedCodec
+from services.models.native_codec import NativeQuantizer, Unsupported
 from services.models.packed import PackedLinear
 
 
@@ -21,7 +22,12 @@ class Quantizer:
 
     def __init__(self, books: list[torch.Tensor]) -> None:
         self._books = [book.detach().float().contiguous() for book in books]
-        self._scores = [PackedLinear(2 * book, -book.pow(2).sum(1), is_shared=False) for book in self._books]
+        self._native: NativeQuantizer | None = None
+        self._scores: list[PackedLinear] = []
+        try:
+            self._native = NativeQuantizer(self._books)
+        except Unsupported:
+            self._scores = [PackedLinear(2 * book, -book.pow(2).sum(1), is_shared=False) for book in self._books]
 
     @property
     def codebook_count(self) -> int:
@@ -35,6 +41,9 @@ class Quantizer:
         """Return codes ``[B, K, T]`` in the first ``count`` codebooks of vectors ``[B, T, D]``."""
         batch, steps, width = vectors.shape
         rest = vectors.reshape(batch * steps, width)
+        count = min(count, len(self._books))
+        if self._native:
+            return self._native.encode(rest, count).view(count, batch, steps).transpose(0, 1)
         codes = []
         for book, scores in zip(self._books[:count], self._scores, strict=False):
             code = scores(rest).argmax(dim=1)
@@ -46,7 +55,7 @@ class Quantizer:
         """Return vectors ``[B, T, D]`` of codes ``[B, K, T]``; K may be less than all codebooks."""
         total = functional.embedding(codes[:, 0], self._books[0])
         for index in range(1, codes.shape[1]):
-            total = total + functional.embedding(codes[:, index], self._books[index])
+            total += functional.embedding(codes[:, index], self._books[index])
         return total
 
 

@@ -19,14 +19,14 @@ class Recurrent:
     def __init__(self, lstm: nn.LSTM, skips: bool) -> None:
         if lstm.bidirectional or lstm.batch_first or lstm.proj_size or not lstm.bias:
             raise UnsupportedCodec("codec: its LSTM is not a plain forward one")
-        self._skips, self._width, self._depth = skips, lstm.hidden_size, lstm.num_layers
-        self._layers = []
+        self.skips, self.width, self._depth = skips, lstm.hidden_size, lstm.num_layers
+        self.layers = []
         for index in range(lstm.num_layers):
             gates = [getattr(lstm, f"{name}_l{index}").detach() for name in ("weight_ih", "weight_hh")]
             bias = getattr(lstm, f"bias_ih_l{index}").detach() + getattr(lstm, f"bias_hh_l{index}").detach()
             # PyTorch's order is input, forget, cell, output; ours puts the cell last: one sigmoid over the others.
             ours, own, bias = (_cell_last(part) for part in (*gates, bias))
-            self._layers.append((PackedLinear(ours, bias), PackedLinear(own)))
+            self.layers.append((PackedLinear(ours, bias), PackedLinear(own)))
 
     def place(self) -> Place:
         return Place()
@@ -42,7 +42,7 @@ class Recurrent:
         states = place.tensors or (zeros,) * (2 * self._depth)
         kept: list[torch.Tensor] = []
         hidden = inputs.transpose(0, 1).reshape(steps * batch, width)
-        for index, (from_input, from_state) in enumerate(self._layers):
+        for index, (from_input, from_state) in enumerate(self.layers):
             state, cell = states[2 * index], states[2 * index + 1]
             gates = from_input(hidden).view(steps, batch, 4 * width)
             outputs = torch.empty(steps, batch, width, dtype=inputs.dtype, device=inputs.device)
@@ -56,7 +56,7 @@ class Recurrent:
             kept += [state.clone(), cell]
         place.tensors = tuple(kept)
         outputs = hidden.view(steps, batch, width).transpose(0, 1).contiguous()
-        return outputs.add_(inputs) if self._skips else outputs
+        return outputs.add_(inputs) if self.skips else outputs
 
 
 def _cell_last(gates: torch.Tensor) -> torch.Tensor:

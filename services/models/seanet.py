@@ -7,7 +7,7 @@ differ from theirs by float rounding only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,8 +23,12 @@ from services.models.layers import (
     Transposed,
     UnsupportedCodec,
 )
+from services.models.native_codec import NativeNetwork, Unsupported
 from services.models.packed import PackedConv
 from services.models.recurrent import Recurrent
+
+_MANY = 1 << 20
+_PIECE_FRAMES = 24
 
 
 class Network:
@@ -38,6 +42,10 @@ class Network:
         modules = list(modules)
         self.is_whole = any(isinstance(part, nn.GroupNorm) for module in modules for part in module.modules())
         self._chain = Chain([_layer(module) for module in modules])
+        self._native = None if self.is_whole else _native(self._chain)
+        # Every layer has made an output as soon as the last one has.
+        self._start = 0 if self.is_whole else first(lambda count: self._chain.settled(count) > 0)
+        self._piece = _PIECE_FRAMES * max(1, _MANY // max(1, self.settled(_MANY)))
 
     def begin(self) -> Place:
         """Return the place at the start of a stream."""
@@ -53,10 +61,48 @@ class Network:
 
     def push(self, place: Place, inputs: torch.Tensor, final: bool) -> torch.Tensor:
         """Take the next inputs ``[1, n, C]`` of a stream, return the outputs ``[1, m, D]`` that they settle."""
-        return self._chain.push(place, inputs, final)
+        if self._native is None:
+            return self._chain.push(place, inputs, final)
+        (made,) = self.push_many([place], [inputs])
+        if not final:
+            return made
+        if place.stream is not None:
+            self._native.leave(place.stream, place)
+            place.stream = None
+        rest = self._chain.push(place, inputs[:, :0], True)
+        return torch.cat([made, rest], dim=1) if made.shape[1] else rest
 
     def push_many(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Do `push` for several streams, none at its end; streams at like places share each call."""
+        return self._push_together(places, inputs) if self._native is None else self._push_native(places, inputs)
+
+    def _push_native(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Start each stream alone, with as little as that takes, and run the rest in our kernels."""
+        assert self._native is not None
+        inputs, heads = inputs.copy(), []
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for index, place in enumerate(places):
+            block = inputs[index]
+            heads.append(block.new_zeros(1, 0, self._native.channels))
+            if place.stream is None and block.shape[1]:
+                head = block[:, : self._start - place.received]
+                place.received += head.shape[1]
+                heads[index] = self._chain.push(place, head, False)
+                inputs[index] = block[:, head.shape[1] :]
+                place.stream = self._native.enter(place) if place.received == self._start else None
+            if place.stream is not None and inputs[index].shape[1]:
+                groups.setdefault((inputs[index].shape[1], place.stream.key()), []).append(index)
+        outputs = heads
+        for members in groups.values():
+            streams = [places[index].stream for index in members]
+            # Piece by piece: what passes between the layers stays in the caches.
+            pieces = zip(*(torch.split(inputs[index], self._piece, dim=1) for index in members), strict=True)
+            made = torch.cat([self._native.push(streams, piece) for piece in pieces], dim=1)
+            for row, index in enumerate(members):
+                outputs[index] = torch.cat([heads[index], made[row : row + 1]], dim=1)
+        return outputs
+
+    def _push_together(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, (place, block) in enumerate(zip(places, inputs, strict=True)):
             groups.setdefault((block.shape[1], *_shape(place)), []).append(index)
@@ -69,6 +115,26 @@ class Network:
                 if len(members) > 1:
                     _take(places[index], merged, row)
         return outputs
+
+
+def first(holds: Callable[[int], bool]) -> int:
+    """Return the least count from 1 for which a condition that stays true becomes true."""
+    high = 1
+    while not holds(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _native(chain: Chain) -> NativeNetwork | None:
+    """Return the layers in our own kernels, where these run them."""
+    try:
+        return NativeNetwork(chain)
+    except Unsupported:
+        return None
 
 
 def _shape(place: Place) -> tuple[Any, ...]:

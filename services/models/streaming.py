@@ -17,7 +17,7 @@ import torch
 
 from services.models.layers import Place, UnsupportedCodec
 from services.models.quantizing import quantizer_of
-from services.models.seanet import Network
+from services.models.seanet import Network, first
 
 __all__ = ["DecoderState", "EncoderState", "StreamingDecoder", "StreamingEncoder", "UnsupportedCodec"]
 
@@ -61,7 +61,7 @@ class StreamingDecoder:
     @cached_property
     def start_frames(self) -> int:
         """Frames that must be there before the first samples come: padding by reflection looks at them."""
-        return _first(lambda count: self.network.settled(count) > 0)
+        return first(lambda count: self.network.settled(count) > 0)
 
     def decode(self, state: DecoderState, codes: torch.Tensor, final: bool) -> torch.Tensor:
         """Decode the next codes ``[K, n]``; return the samples ``[C, m]`` that are settled by now.
@@ -105,13 +105,13 @@ class StreamingEncoder:
     def lookahead_samples(self) -> int:
         """Samples that must follow a frame before it can be encoded, once the stream has started."""
         frames = 64
-        needed = _first(lambda count: self.network.settled(count) >= frames)
+        needed = first(lambda count: self.network.settled(count) >= frames)
         return max(0, needed - frames * self.hop)
 
     @cached_property
     def start_samples(self) -> int:
         """Samples that must be there before the first frame comes: padding by reflection looks at them."""
-        return _first(lambda count: self.network.settled(count) > 0)
+        return first(lambda count: self.network.settled(count) > 0)
 
     def encode(self, state: EncoderState, audio: torch.Tensor, codebook_count: int, final: bool) -> torch.Tensor:
         """Encode the next samples ``[C, n]``; return the codes ``[K, m]`` that are settled by now.
@@ -172,15 +172,3 @@ def _parts(codec: Any) -> tuple[Any, list[Any], list[Any]]:
     if isinstance(codec, HFEncodecCompressionModel):
         return codec.model, list(codec.model.encoder.layers), list(codec.model.decoder.layers)
     raise UnsupportedCodec(f"codec: {type(codec).__name__} is not an EnCodec")
-
-
-def _first(holds: Any) -> int:
-    """Return the least count from 1 for which a condition that stays true becomes true."""
-    high = 1
-    while not holds(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high

@@ -81,11 +81,12 @@ def test_one_piece_is_the_offline_result(name: str, samples: int) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_sample_by_sample_is_the_offline_result(name: str) -> None:
-    check(name, codec_models.noise(4.0, 1000), [1] * 4000)
+    """At the start, in the middle and at the end."""
+    check(name, codec_models.noise(3.7, 1000), [*[1] * 400, 2_900, *[1] * 400])
 
 
 @pytest.mark.parametrize("name", CODECS)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.one_of(st.integers(0, 12), st.integers(1, 2500)), min_size=1, max_size=9))
 def test_any_cut_is_the_offline_result(name: str, sizes: list[int]) -> None:
     total = max(1, sum(sizes))

@@ -2,7 +2,7 @@
 
     python -m services.models.kernels.build
 
-does it ahead of time and prints where the library is. `ANTIPHON_KERNELS` names the folder that keeps it; the default
+does it ahead of time and prints where the libraries are. `ANTIPHON_KERNELS` names the folder that keeps it; the default
 is in the user's cache. The compiler is `$CXX`, or the first of c++, g++, clang++ that is there.
 """
 
@@ -31,21 +31,21 @@ class NoCompiler(Exception):
     """The kernels can't be built here; the message says why."""
 
 
-def load() -> ctypes.CDLL:
-    """Return the kernels, compiled for this CPU; what was compiled before is used again.
+def load(name: str = "decoder") -> ctypes.CDLL:
+    """Return the kernels of one of the sources, compiled for this CPU; what was compiled before is used again.
 
     Raises:
         NoCompiler: there is no compiler, it fails, or what it made can't be loaded.
     """
-    library = build()
+    library = build(name)
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:  # a folder that nothing may run from, or a disk that was full
         raise NoCompiler(f"the library can't be loaded: {error}") from error
 
 
-def build() -> Path:
-    """Compile the kernels unless that has been done, and return the library's path.
+def build(name: str = "decoder") -> Path:
+    """Compile ``name``.cpp unless that has been done, and return the library's path.
 
     Raises:
         NoCompiler: there is no compiler, or it fails.
@@ -55,24 +55,24 @@ def build() -> Path:
     for source in _SOURCES:
         digest.update(source.read_bytes())
     for folder in _folders():
-        library = folder / f"decoder-{digest.hexdigest()[:16]}.so"
+        library = folder / f"{name}-{digest.hexdigest()[:16]}.so"
         if library.exists():
             return library
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Under another name first: two services may start at once.
-            handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
+            handle, fresh = tempfile.mkstemp(dir=folder, suffix=".so")
         except OSError:
             continue  # read-only
         os.close(handle)
-        _compile(command, Path(name))
-        os.replace(name, library)
+        _compile(command, _FOLDER / f"{name}.cpp", Path(fresh))
+        os.replace(fresh, library)
         return library
     raise NoCompiler("no folder to keep the library in can be written; hint: set ANTIPHON_KERNELS to one that can")
 
 
-def _compile(command: list[str], library: Path) -> None:
-    arguments = [*command, *_FLAGS, "-o", str(library), str(_FOLDER / "decoder.cpp")]
+def _compile(command: list[str], source: Path, library: Path) -> None:
+    arguments = [*command, *_FLAGS, "-o", str(library), str(source)]
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -112,4 +112,5 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    print(build())
+    for source in sorted(_FOLDER.glob("*.cpp")):
+        print(build(source.stem))
