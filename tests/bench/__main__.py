@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import codec, codec_soak, generator
+from tests.bench import codec, codec_soak, generator, precision
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure.")
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, bench in (("generator", generator), ("codec", codec), ("codec-soak", codec_soak)):
+    benches = {"generator": generator, "precision": precision, "codec": codec, "codec-soak": codec_soak}
+    for name, bench in benches.items():
         command = commands.add_parser(name, help=bench.SUMMARY, description=bench.SUMMARY)
         bench.add_arguments(command)
         command.set_defaults(run=bench.run)
