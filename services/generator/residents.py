@@ -14,7 +14,7 @@ from services.generator.engine import GeneratorEngine
 from services.generator.plain import PlainEngine
 from services.generator.scheduler import Scheduler
 from services.models.loader import ModelInfo
-from services.runtime.errors import ResourceExhausted
+from services.runtime.errors import ResourceExhausted, Unavailable
 from services.runtime.metrics import METRICS, Metrics
 
 _log = logging.getLogger("antiphon.generator")
@@ -39,6 +39,7 @@ class _Place:
     weight_bytes: int
     model: Model | None
     users: int = 0
+    arriving: asyncio.Task[None] | None = None
     used: float = field(default_factory=time.monotonic)
 
 
@@ -56,6 +57,7 @@ class Residents:
         self._metrics = metrics
         self._places: dict[str, _Place] = {}
         self._loading = asyncio.Lock()
+        self._closed = False
 
     @property
     def infos(self) -> Mapping[str, ModelInfo]:
@@ -77,7 +79,7 @@ class Residents:
             CheckpointError: one can't be loaded.
             ValueError: one is larger than the budget.
         """
-        for name in names:
+        for name in dict.fromkeys(names):
             model = self._load(name)
             place = _Place(
                 model.info,
@@ -87,6 +89,7 @@ class Residents:
                 model,
             )
             if self._budget_bytes and place.weight_bytes > self._budget_bytes:
+                model.scheduler.close()
                 raise ValueError(
                     f"{name}: its weights take {place.weight_bytes} bytes; "
                     f"hint: ANTIPHON_MEMORY_BUDGET_BYTES is {self._budget_bytes}"
@@ -102,16 +105,23 @@ class Residents:
     async def lease(self, name: str) -> AsyncIterator[Model]:
         """Give a model, loaded if need be, that stays in memory meanwhile.
 
+        Whoever asks for a model that is on its way waits for it, and shares its failure; the next to ask tries again.
+
         Raises:
             ResourceExhausted: it is not in memory, and those that are run too many requests to leave.
+            Unavailable: the service is going down.
+            Exception: whatever its loading raised.
         """
         place = self._places[name]
         # Counted before it is there: it must not leave again between its loading and its use.
         place.users += 1
         try:
             if place.model is None:
-                async with self._loading:
-                    await self._bring(name, place)
+                if place.arriving is None:
+                    place.arriving = asyncio.create_task(self._arrive(name, place))
+                # A thread can't be cancelled: a caller that leaves must neither lose the model that it makes, nor let
+                # another load begin beside it.
+                await asyncio.shield(place.arriving)
             model = place.model
             assert model is not None
             yield model
@@ -120,7 +130,8 @@ class Residents:
             place.used = time.monotonic()
 
     def close(self) -> None:
-        """End all that run."""
+        """End all that run; what is being loaded ends when it is there."""
+        self._closed = True
         for place in self._places.values():
             if place.model is not None:
                 place.model.scheduler.close()
@@ -129,9 +140,16 @@ class Residents:
     def _resident_bytes(self) -> int:
         return sum(place.weight_bytes for place in self._places.values() if place.model is not None)
 
+    async def _arrive(self, name: str, place: _Place) -> None:
+        try:
+            async with self._loading:
+                # Others leave for a model only while somebody still waits for it.
+                if place.users:
+                    await self._bring(name, place)
+        finally:
+            place.arriving = None
+
     async def _bring(self, name: str, place: _Place) -> None:
-        if place.model is not None:  # another request has brought it meanwhile
-            return
         while self._resident_bytes + place.weight_bytes > self._budget_bytes:
             idle = [other for other in self._places.values() if other.model is not None and not other.users]
             if not idle:
@@ -141,7 +159,11 @@ class Residents:
             # Out of its place before anything is awaited: nobody may take it on its way out.
             leaving = [self._take_out(min(idle, key=lambda other: other.used))]
             await asyncio.to_thread(_unload, leaving)
-        place.model = await asyncio.to_thread(self._load, name)
+        model = await asyncio.to_thread(self._load, name)
+        if self._closed:
+            await asyncio.to_thread(model.scheduler.close)
+            raise Unavailable("the service is going down")
+        place.model = model
         self._note(place)
 
     def _take_out(self, place: _Place) -> Model:

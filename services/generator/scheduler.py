@@ -174,7 +174,8 @@ class Scheduler:
                 pokes = self._pokes
             if not self.turn():
                 with self._changed:
-                    self._changed.wait_for(lambda seen=pokes: self._pokes != seen)  # type: ignore[misc]
+                    # Closing may have poked before `pokes` was read.
+                    self._changed.wait_for(lambda seen=pokes: self._closing or self._pokes != seen)  # type: ignore[misc]
 
     def turn(self) -> bool:
         """Let those leave who have to, seat those who can, and make a step. Returns False when none could be made."""
