@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,7 @@ class CodecEngine:
         for name in self._names:
             loaded = loader.load_codec(name, self._device)
             diffusions = {
-                diffusion.codebook_count: diffusion
-                for diffusion in load_diffusions(Path(name), loaded.model, self._device)
+                diffusion.codebook_count: diffusion for diffusion in load_diffusions(name, loaded.model, self._device)
             }
             usual = int(loaded.model.num_codebooks)
             codec = codec_of(loaded.model)

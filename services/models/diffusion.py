@@ -1,6 +1,7 @@
 """MultiBandDiffusion (arXiv 2308.02560): a second decoder, from AudioCraft's checkpoints, with seeded noise.
 
-A file `mbd_*.th` or `mbd_*.pt` beside a codec's checkpoint is loaded with it. `mbd_comp_N.pt` was trained for N
+A file `mbd_*.th` or `mbd_*.pt` beside a codec's checkpoint is loaded with it; the codecs for which Meta trained some
+find theirs on the hub, as AudioCraft's `get_mbd_24khz` and `get_mbd_musicgen` do. `mbd_comp_N.pt` was trained for N
 codebooks and serves those only; any other name serves all. The files hold configurations as pickled OmegaConf
 objects: these classes are let through, and nothing else than them, tensors and plain values.
 """
@@ -8,6 +9,7 @@ objects: these classes are let through, and nothing else than them, tensors and 
 from __future__ import annotations
 
 import collections
+import logging
 import pickle
 import re
 import threading
@@ -21,6 +23,12 @@ from torch import nn
 
 from services.models.loader import CheckpointError
 
+HUB = "facebook/multiband-diffusion"
+_HUB_FILES = {
+    "facebook/encodec_24khz": ("mbd_comp_2.pt", "mbd_comp_4.pt", "mbd_comp_8.pt"),
+    "facebook/encodec_32khz": ("mbd_musicgen_32khz.th",),
+}
+"""By codec, the files of ``HUB``. The mono MusicGen checkpoints have the second codec."""
 _TRAINED_FOR = re.compile(r"mbd_comp_(\d+)")
 _SAFE = [
     DictConfig,
@@ -41,6 +49,9 @@ _SAFE = [
     str,
     bool,
 ]
+
+
+_log = logging.getLogger("antiphon.models")
 
 
 class Stopped(Exception):
@@ -102,10 +113,33 @@ class Diffusion:
         return audio
 
 
-def load_diffusions(folder: Path, codec: Any, device: str) -> list[Diffusion]:
-    """Load what lies beside a codec. Raises `CheckpointError`."""
-    files = sorted(path for path in folder.glob("mbd_*") if path.suffix in (".th", ".pt")) if folder.is_dir() else []
+def load_diffusions(name: str, codec: Any, device: str) -> list[Diffusion]:
+    """Load what lies beside a codec, or belongs to it on the hub.
+
+    Args:
+        name: a folder, or an id of the hub. What can't be fetched is left out, and logged.
+
+    Raises:
+        CheckpointError: a file is there and can't be loaded.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        files = sorted(path for path in folder.glob("mbd_*") if path.suffix in (".th", ".pt"))
+    else:
+        files = _fetched(name, codec)
     return [Diffusion(path, codec, device) for path in files]
+
+
+def _fetched(name: str, codec: Any) -> list[Path]:
+    from huggingface_hub import hf_hub_download
+
+    if name.startswith("facebook/musicgen-") and int(codec.channels) == 1:
+        name = "facebook/encodec_32khz"
+    try:
+        return [Path(hf_hub_download(repo_id=HUB, filename=file)) for file in _HUB_FILES.get(name, ())]
+    except Exception as error:
+        _log.warning("MultiBandDiffusion can't be fetched", extra={"model": name, "reason": str(error)})
+        return []
 
 
 def _read(path: Path) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,25 @@ def load_codec(name: str, device: str = "cpu") -> LoadedCodec:
         CheckpointError: it is found and can't be loaded.
     """
     folder = Path(name) if name and name not in EMBEDDED and _is_transformers(name) else _find(name, (CODEC_FILE,))
-    model = _codec_of(folder, device)
+    model = _interleaved(_codec_of(folder, device), name, folder)
     files = [path for path in (folder / CODEC_FILE, folder / "model.safetensors") if path.exists()]
     return LoadedCodec(model, _info(name, "codec", model, 0.0, [model], files, device))
+
+
+def _interleaved(codec: Any, name: str, folder: Path) -> Any:
+    """Return the codec for two channels where the language model beside it takes their codebooks in turns."""
+    from audiocraft.models.encodec import InterleaveStereoCompressionModel
+
+    path = folder / LM_FILE
+    if not path.is_file() and "stereo" in name and not Path(name).is_dir():
+        # Only the language model's configuration says how a codec of one channel is used for two.
+        path = _find(name, (LM_FILE,)) / LM_FILE
+    if not path.is_file() or int(codec.channels) != 1:
+        return codec
+    interleave = OmegaConf.select(_config_of(_read(path, mapped=True), path), "interleave_stereo_codebooks")
+    if not interleave or not interleave.get("use"):
+        return codec
+    return InterleaveStereoCompressionModel(codec, per_timestep=bool(interleave.get("per_timestep", False))).eval()
 
 
 def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
@@ -221,9 +238,11 @@ def _find(name: str, files: tuple[str, ...]) -> Path:
     return paths[0].parent
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint; ``mapped`` leaves its tensors on the disk, where its format lets them be."""
     try:
-        package = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)
+        package = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path.name}: holds more than tensors and plain values, and is refused because it could run code; "
@@ -332,7 +351,7 @@ def _info(
         sample_rate_hz=int(codec.sample_rate),
         channel_count=int(codec.channels),
         frame_rate_hz=float(codec.frame_rate),
-        codebook_count=int(codec.total_codebooks if kind == "codec" else codec.num_codebooks),
+        codebook_count=_codebooks(codec) if kind == "codec" else int(codec.num_codebooks),
         codebook_size=int(codec.cardinality),
         max_duration_seconds=seconds,
         parameter_count=sum(p.numel() for module in modules for p in module.parameters()),
@@ -341,3 +360,9 @@ def _info(
         precision="fp32",
         license=LICENSES.get(name, "CC-BY-NC-4.0" if name.startswith("facebook/") else ""),
     )
+
+
+def _codebooks(codec: Any) -> int:
+    """Return all that a codec can use. AudioCraft's stereo wrapper tells of one channel's."""
+    channels = int(codec.channels) if hasattr(codec, "get_left_right_codes") and not codec.per_timestep else 1
+    return int(codec.total_codebooks) * channels

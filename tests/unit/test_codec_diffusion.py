@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from audiocraft.models.encodec import InterleaveStereoCompressionModel
 from audiocraft.models.loaders import load_diffusion_models
 from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
 from audiocraft.modules.diffusion_schedule import NoiseSchedule
@@ -45,7 +46,7 @@ def theirs(path: Path, codec: Any, codes: torch.Tensor, seed: int, monkeypatch: 
 
 
 def test_it_is_the_reference_result(checkpoint: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (diffusion,) = load_diffusions(checkpoint.parent, codec, "cpu")
+    (diffusion,) = load_diffusions(str(checkpoint.parent), codec, "cpu")
     assert diffusion.codebook_count == 4
     codes = torch.randint(0, 512, (4, 8), generator=torch.Generator().manual_seed(0))
     state = torch.random.get_rng_state()
@@ -79,15 +80,53 @@ class Touch:
 def test_no_code_in_a_file_runs(tmp_path: Path, codec: Any) -> None:
     torch.save({"sample_rate": 24_000, "n_bands": 0, "x": Touch(tmp_path / "made")}, tmp_path / "mbd_x.th")
     with pytest.raises(CheckpointError, match="refused"):
-        load_diffusions(tmp_path, codec, "cpu")
+        load_diffusions(str(tmp_path), codec, "cpu")
     assert not (tmp_path / "made").exists()
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path, codec: Any) -> None:
     path = save_diffusion(tmp_path / "mbd_musicgen_32khz.th")
-    assert load_diffusions(tmp_path, codec, "cpu")[0].codebook_count == 0
+    assert load_diffusions(str(tmp_path), codec, "cpu")[0].codebook_count == 0
     with pytest.raises(CheckpointError, match="is for 24000 Hz, its codec is for 32000"):
         Diffusion(path, codec_models.seanet_codec("embedded"), "cpu")
     torch.save({"sample_rate": 24_000, "n_bands": 1}, path)
     with pytest.raises(CheckpointError, match="not a MultiBandDiffusion checkpoint"):
         Diffusion(path, codec, "cpu")
+
+
+def hub_of(tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay files out as the hub's client keeps them, and shut the network out."""
+    repository = tmp_path / "models--facebook--multiband-diffusion"
+    snapshot = repository / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    for file in files:
+        save_diffusion(snapshot / file)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_the_hub_has_them_for_metas_codecs(tmp_path: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are those of AudioCraft's own loader."""
+    hub_of(tmp_path, ["mbd_comp_2.pt", "mbd_comp_4.pt", "mbd_comp_8.pt"], monkeypatch)
+    found = load_diffusions("facebook/encodec_24khz", codec, "cpu")
+    assert [diffusion.codebook_count for diffusion in found] == [2, 4, 8]
+    assert load_diffusions("facebook/audiogen-medium", codec, "cpu") == []
+    assert load_diffusions("tiny", codec, "cpu") == []
+
+
+def test_the_mono_music_models_have_one(tmp_path: Path, codec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_of(tmp_path, ["mbd_musicgen_32khz.th"], monkeypatch)
+    for name in ("facebook/musicgen-small", "facebook/encodec_32khz"):
+        assert [each.codebook_count for each in load_diffusions(name, codec, "cpu")] == [0]
+    stereo = InterleaveStereoCompressionModel(codec)
+    assert load_diffusions("facebook/musicgen-stereo-small", stereo, "cpu") == []
+
+
+def test_without_the_hub_the_codec_serves_alone(
+    tmp_path: Path, codec: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub_of(tmp_path, [], monkeypatch)
+    assert load_diffusions("facebook/encodec_24khz", codec, "cpu") == []
+    assert "can't be fetched" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from audiocraft.models.encodec import InterleaveStereoCompressionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.codec.engine import CodecEngine
+from services.models.audio import AudioLimits
 from services.models.codecs import Codec, Frames, codec_of
 from services.models.loader import CheckpointError, load_codec
-from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec
+from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec, save
 from tests import codec_models
 from tests.codec_models import noise
 
@@ -90,6 +93,46 @@ def test_two_channels_alternate() -> None:
     samples = decoded(codec, Frames(codes), [3, 0, 12, 10])
     assert samples.shape == expected.shape
     assert (samples - expected).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stereo MusicGen as on the hub: the codec is only named, and the language model says that it interleaves."""
+    folder = tmp_path_factory.mktemp("stereo")
+    codec_models.save_transformers(folder / "encodec_32khz", "encodec_32khz", 4)
+    torch.save({"pretrained": "encodec_32khz"}, folder / "compression_state_dict.bin")
+    save(folder / "state_dict.bin", "interleave_stereo_codebooks: {use: true, per_timestep: false}", {})
+    return folder
+
+
+def test_a_stereo_checkpoint_has_twice_the_codebooks(stereo: Path) -> None:
+    loaded = load_codec(str(stereo))
+    assert (loaded.info.channel_count, loaded.info.codebook_count) == (2, 8)
+    assert loaded.info.sample_rate_hz == 32_000
+    codec, audio = codec_of(loaded.model), noise(0.4, 32_000, 2)
+    with torch.no_grad():
+        codes = loaded.model.encode(audio[None])[0][0]
+        expected = loaded.model.decode(codes[None])[0]
+    frames = encoded(codec, audio, [12_000, 800], 8)
+    assert frames.codes.shape == codes.shape == (8, 20)
+    assert (frames.codes == codes).float().mean() > 0.99
+    samples = decoded(codec, Frames(codes), [7, 13])
+    assert (samples - expected).abs().max() < 1e-5
+
+
+def test_a_stereo_checkpoint_is_served_with_two_channels(stereo: Path) -> None:
+    engine = CodecEngine([str(stereo)], "cpu", 1, AudioLimits())
+    engine.load()
+    facts = engine.facts[str(stereo)]
+    assert (facts.channel_count, facts.codebook_count, facts.codebook_step, facts.usual_codebook_count) == (2, 8, 2, 8)
+    engine.close()
+
+
+def test_a_mono_checkpoint_stays_mono(stereo: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(stereo, tmp_path / "mono")
+    save(folder / "state_dict.bin", "interleave_stereo_codebooks: {use: false, per_timestep: false}", {})
+    info = load_codec(str(folder)).info
+    assert (info.channel_count, info.codebook_count) == (1, 4)
 
 
 def test_a_piece_that_is_needed_whole() -> None:
