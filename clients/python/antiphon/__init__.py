@@ -10,6 +10,7 @@
 from antiphon.async_client import AsyncClient
 from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream
 from antiphon.audio import Encoding, OutputEncoding, Samples, WavWriter
+from antiphon.batch import GenerationRequest
 from antiphon.client import Client
 from antiphon.codec_streams import DecodeOptions, Decoder, EncodeOptions, Quality
 from antiphon.codes import bits_per_code, pack_codes, unpack_codes
@@ -84,6 +85,7 @@ __all__ = [
     "Finished",
     "GeneratedAudio",
     "GenerationOptions",
+    "GenerationRequest",
     "GenerationStream",
     "HealthStatus",
     "InternalError",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from antiphon import operations
 from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream, Connect, awaited
 from antiphon.audio import OutputEncoding
+from antiphon.batch import GenerationRequest, generate_batch
 from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
 from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id, time_left
 from antiphon.ecdc import EcdcFile
@@ -94,6 +95,21 @@ class AsyncClient:
     ) -> GeneratedAudio:
         """Generates a piece and returns it whole; arguments as in `stream_generate`."""
         return await self._call(operations.generate(generation_request(prompt, **options)), timeout)
+
+    async def generate_batch(
+        self,
+        pieces: Iterable[Prompt | GenerationRequest],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[GeneratedAudio]:
+        """Generates several pieces in one call and returns them in the order asked, each as `generate` makes it.
+
+        A piece is a prompt, or a GenerationRequest: `{"prompt": "a piano", "seed": 3}` has options of its own, which go
+        before `options`. The pieces are of one model and run together; the seed of each is in its `started`. All are
+        made, or none. `endless`, `initial_credit`, `continue_from` and `melody` are for single pieces.
+        """
+        return await self._collect(generate_batch(pieces, options), timeout)
 
     async def list_models(self, *, timeout: float | None = None) -> ModelList:
         """Lists the models of the three services. A service that fails is in `errors` of the result."""
@@ -242,6 +258,17 @@ class AsyncClient:
         with awaited(request_id):
             response = await method(operation.request, timeout=timeout, metadata=metadata)
             return operation.read(response)
+
+    async def _collect(self, operation: Operation[T], timeout: float | None) -> T:
+        """Makes a call with many responses; its `read` takes them all."""
+        request_id = new_request_id()
+        method = self._method(operation.service, operation.method)
+        call = method(operation.request, timeout=timeout, metadata=self._connection.metadata(request_id))
+        try:
+            with awaited(request_id):
+                return operation.read([response async for response in call])
+        finally:
+            call.cancel()
 
     async def _check(self, service: Service, timeout: float | None) -> str:
         request_id = new_request_id()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from antiphon import operations
 from antiphon.audio import OutputEncoding
+from antiphon.batch import GenerationRequest, generate_batch
 from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
 from antiphon.connection import CHANNEL_OPTIONS, STUBS, Connection, new_request_id, time_left
 from antiphon.ecdc import EcdcFile
@@ -99,6 +100,21 @@ class Client:
     ) -> GeneratedAudio:
         """Generates a piece and returns it whole; arguments as in `stream_generate`."""
         return self._call(operations.generate(generation_request(prompt, **options)), timeout)
+
+    def generate_batch(
+        self,
+        pieces: Iterable[Prompt | GenerationRequest],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[GeneratedAudio]:
+        """Generates several pieces in one call and returns them in the order asked, each as `generate` makes it.
+
+        A piece is a prompt, or a GenerationRequest: `{"prompt": "a piano", "seed": 3}` has options of its own, which go
+        before `options`. The pieces are of one model and run together; the seed of each is in its `started`. All are
+        made, or none. `endless`, `initial_credit`, `continue_from` and `melody` are for single pieces.
+        """
+        return self._collect(generate_batch(pieces, options), timeout)
 
     def list_models(self, *, timeout: float | None = None) -> ModelList:
         """Lists the models of the three services. A service that fails is in `errors` of the result."""
@@ -226,6 +242,17 @@ class Client:
 
     def _call(self, operation: Operation[T], timeout: float | None) -> T:
         return self._submit(operation, timeout)()
+
+    def _collect(self, operation: Operation[T], timeout: float | None) -> T:
+        """Makes a call with many responses; its `read` takes them all."""
+        request_id = new_request_id()
+        method = self._method(self._stubs[operation.service], operation.method)
+        call = method(operation.request, timeout=timeout, metadata=self._connection.metadata(request_id))
+        try:
+            with reported(request_id):
+                return operation.read(list(call))
+        finally:
+            call.cancel()
 
     def _submit(self, operation: Operation[T], timeout: float | None) -> Callable[[], T]:
         method = self._method(self._stubs[operation.service], operation.method)

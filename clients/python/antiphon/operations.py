@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """A unary call of `service`, named as in its proto."""
+    """A call of `service` with one request, named as in its proto; `read` takes its response, or all of them."""
 
     service: Service
     method: str
