@@ -18,6 +18,7 @@ import soundfile
 import torch
 
 from services.models.audio_output import to_pcm16, to_pcm_f32, to_wav
+from services.models.chaining import parts_of
 from services.models.resampling import Resampler, convert, convert_channels
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 
 _BLOCK_VALUES = 1 << 17
 _UNKNOWN_FRAMES = 1 << 62
+_MAX_PARTS = 1000
 _PEAK = 65_536.0
 """Above any scale that files use; below what would overflow in a network."""
 _FFMPEG_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,ogg,mp3,flac,wav,w64,aiff,caf,asf,amr,ac3,eac3,ape,tta,wv"
@@ -153,6 +155,33 @@ def _is_cut_wav(data: bytes) -> bool:
 
 
 def _open_sndfile(data: bytes) -> _Opened | None:
+    """Open a file with libsndfile, part after part; None where FFmpeg must read it."""
+    parts = parts_of(data)
+    if len(parts) > _MAX_PARTS:
+        raise AudioError(f"is a chain of {len(parts)} files, at most {_MAX_PARTS}")
+    opened = _open_part(parts[0])
+    if opened is None or len(parts) == 1:
+        return opened
+    form = opened.source
+
+    def blocks() -> Iterator[torch.Tensor]:
+        for part in parts:
+            each = _open_part(part)
+            if each is None or each.frames is None:
+                raise AudioError("is truncated or damaged")
+            if (each.source.rate_hz, each.source.channel_count) != (form.rate_hz, form.channel_count):
+                raise AudioError("changes its sample rate or channels on the way")
+            count = 0
+            for block in each.source.blocks:
+                count += block.shape[1]
+                yield block
+            if count < each.frames - each.slack:
+                raise AudioError(f"is truncated: {count} of {each.frames} samples are there")
+
+    return _Opened(AudioSource(form.rate_hz, form.channel_count, blocks()), None, 0)
+
+
+def _open_part(data: bytes) -> _Opened | None:
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.SoundFileError:

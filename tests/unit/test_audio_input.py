@@ -262,3 +262,33 @@ def test_resamples_unrelated_rates_in_little_memory() -> None:
 def test_refuses_to_make_up_channels() -> None:
     with pytest.raises(ValueError, match="3 channels"):
         convert_channels(torch.zeros(3, 10), 4)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "flac", "mp3"])
+def test_reads_every_part_of_a_chain(kind: str) -> None:
+    parts = [encoded(kind, tone(seconds, frequency=pitch)) for seconds, pitch in ((0.5, 440), (0.3, 880), (0.4, 220))]
+    audio, rate = read_audio(b"".join(parts), LIMITS)
+    assert rate == 32_000
+    expected = torch.cat([read_audio(part, LIMITS)[0] for part in parts], dim=1)
+    assert torch.equal(audio, expected)
+    assert abs(audio.shape[1] / rate - 1.2) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["ogg", "flac", "mp3"])
+@pytest.mark.parametrize("second", [(16_000, 1), (32_000, 2)])
+def test_a_chain_keeps_its_form(kind: str, second: tuple[int, int]) -> None:
+    rate, channels = second
+    chain = encoded(kind, tone(0.3)) + encoded(kind, tone(0.3, rate, channels), rate)
+    with pytest.raises(AudioError, match="changes its sample rate or channels"):
+        read_audio(chain, LIMITS)
+
+
+def test_a_chain_is_held_to_the_limits() -> None:
+    part = encoded("flac", tone(0.5))
+    with pytest.raises(AudioError, match="too long"):
+        read_audio(part * 5, AudioLimits(max_seconds=2.0))
+    assert read_audio(part * 4, AudioLimits(max_seconds=2.0))[0].shape == (1, 64_000)
+    with pytest.raises(AudioError, match="chain of 1001 files"):
+        read_audio(encoded("flac", tone(0.001)) * 1001, LIMITS)
+    with pytest.raises(AudioError, match="truncated or damaged"):
+        read_audio(part + part[:60], LIMITS)
