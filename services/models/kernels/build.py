@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch  # noqa: F401  (its OpenMP must be there first: two of them would fight for the cores)
@@ -94,11 +95,13 @@ def _compiler() -> list[str]:
     raise NoCompiler("no C++ compiler is there; hint: install g++, or set CXX")
 
 
-def _folders() -> list[Path]:
+def _folders() -> Iterator[Path]:
     if "ANTIPHON_KERNELS" in os.environ:
-        return [Path(os.environ["ANTIPHON_KERNELS"])]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [cache / "antiphon", Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}"]
+        yield Path(os.environ["ANTIPHON_KERNELS"])
+        return
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antiphon"
+    # This process's own: what lies under a name that others can guess might be theirs.
+    yield Path(tempfile.mkdtemp(prefix="antiphon-"))
 
 
 def _cpu() -> str:
