@@ -138,13 +138,13 @@ class Generator(generator_pb2_grpc.GeneratorServiceServicer):
             yield Response(progress=generator_pb2.GenerationProgress(steps=1))
         started, total = _started(config), _total(config)
         yield Response(started=started)
-        made = 0
+        made = begin = config.resume.received_samples
         while made < total:
             count = min(CHUNK, total - made)
-            if config.include_codes:
+            if config.include_codes and made // FRAME >= config.resume.codes.frame_count:
                 frames = piece_codes(made // FRAME, count // FRAME)
                 yield Response(codes=pack_codes(frames, 10, first_frame=made // FRAME))
-            number = made // CHUNK + (1 if prompt == "gap" and made else 0)
+            number = (made - begin) // CHUNK + (1 if prompt == "gap" and made else 0)
             first = made + (5 if prompt == "hole" and made else 0)
             yield Response(
                 audio=audio_pb2.AudioChunk(
@@ -159,6 +159,8 @@ class Generator(generator_pb2_grpc.GeneratorServiceServicer):
             yield Response(progress=generator_pb2.GenerationProgress(steps=made, total_steps=total))
             if prompt == "truncated":
                 return
+            if prompt == "lost" and not config.HasField("resume"):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the server goes away")
             if prompt == "late failure":
                 context.abort(grpc.StatusCode.INTERNAL, "the engine failed")
             if prompt == "hang" and not self._wait_for_stop():

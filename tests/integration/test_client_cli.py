@@ -57,6 +57,29 @@ def test_generate_writes_what_was_streamed(server: Served, tmp_path: Path) -> No
     assert "x real time, first audio after " in lines[-1]
 
 
+def test_prompts_are_mixed(server: Served, tmp_path: Path) -> None:
+    mix = ["--weight", "2", "--mix", "fast drums=0.5", "--mix", "a=b=1e-1", "--duration", "0.1"]
+    done = antiphon_cli("generate", "slow piano", "-o", str(tmp_path / "out.wav"), *mix, target=server.target)
+    assert done.returncode == 0, done.stderr
+    prompts = [(prompt.text, round(prompt.weight, 6)) for prompt in server.generator.configs[-1].prompts]
+    assert prompts == [("slow piano", 2.0), ("fast drums", 0.5), ("a=b", 0.1)]
+
+
+def test_a_broken_connection_is_taken_up_again_unless_told_otherwise(server: Served, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    done = antiphon_cli("generate", "lost", "-o", str(out), "--duration", "1", target=server.target)
+    assert done.returncode == 0, done.stderr
+    assert frames(out.read_bytes()) == tone(0, 8000).tobytes()
+    assert server.generator.configs[-1].resume.received_samples == 800
+    calls = len(server.generator.configs)
+    arguments = ["lost", "-o", str(out), "--duration", "1", "--no-resume"]
+    done = antiphon_cli("generate", *arguments, target=server.target)
+    assert done.returncode == 1
+    assert "error: " in done.stderr.decode() and "the server goes away" in done.stderr.decode()
+    assert frames(out.read_bytes()) == tone(0, 800).tobytes()
+    assert len(server.generator.configs) == calls + 1
+
+
 def test_a_terminal_gets_a_bar(server: Served, tmp_path: Path) -> None:
     master, slave = os.openpty()
     command = [sys.executable, "-m", "antiphon.cli", "generate", "x", "-o", str(tmp_path / "out.wav")]
@@ -100,6 +123,7 @@ def test_prompts_of_all_kinds(server: Served, tmp_path: Path, prompt: str) -> No
         (["hang", "--timeout", "0.5"], "error: Deadline Exceeded", "--timeout"),
         (["x", "--target", "127.0.0.1:1"], "error: 127.0.0.1:1: no answer", "ANTIPHON_TARGET"),
         (["x", "-o", "/nowhere/out.wav"], "error: /nowhere/out.wav: No such file", "another path"),
+        (["x", "--melody", "/nowhere/in.wav"], "error: /nowhere/in.wav: No such file", "another path"),
     ],
 )
 def test_errors_are_two_lines(server: Served, tmp_path: Path, arguments: list[str], error: str, hint: str) -> None:
@@ -112,7 +136,20 @@ def test_errors_are_two_lines(server: Served, tmp_path: Path, arguments: list[st
     assert "Traceback" not in done.stderr.decode()
 
 
-@pytest.mark.parametrize("arguments", [[], ["sing"], ["generate"], ["generate", "-slow"], ["generate", "x"]])
+CONTRADICTIONS = [
+    ["generate", "x", "-o", "-", *more]
+    for more in (
+        ["--mix", "drums"],
+        ["--mix", "drums=loud"],
+        ["--endless", "--duration", "3"],
+        ["--melody", "a.wav", "--continue-from", "b.wav"],
+    )
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sing"], ["generate"], ["generate", "-slow"], ["generate", "x"], *CONTRADICTIONS]
+)
 def test_wrong_usage(server: Served, arguments: list[str]) -> None:
     done = antiphon_cli(*arguments, target=server.target)
     assert done.returncode == 2

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from antiphon.audio import WavWriter
 from antiphon.codec_cli import decode, encode
-from antiphon.command import Target, Timeout, Tls, connected, is_standard, name_of
+from antiphon.command import INTERRUPTED, Target, Timeout, Tls, connected
 from antiphon.connection import VERSION
-from antiphon.results import HealthStatus, Service, Started
-from antiphon.streams import GenerationStream
-from antiphon.terminal import Meter, complain, explain, say
+from antiphon.generation_cli import generate
+from antiphon.results import HealthStatus, Service
+from antiphon.terminal import complain, explain
 
-INTERRUPTED = 130
 QUICK_SECONDS = 5.0
 
 app = typer.Typer(
@@ -45,81 +41,7 @@ def _root(
     pass
 
 
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What to make. Put -- before a prompt that starts with -.")],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="WAV file; - for stdout.")],
-    model: Annotated[str, typer.Option(help="A name from `antiphon models`.")] = "",
-    duration: Annotated[float, typer.Option(help="Seconds.")] = 10.0,
-    temperature: Annotated[float | None, typer.Option(help="Above 0, at most 10; default 1.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="0 for no limit; default 250.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="0 to 1; 0, the default, for no limit.")] = None,
-    cfg_coef: Annotated[float | None, typer.Option(help="Guidance, 0 to 20; 1 for none; default 3.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token always.")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same seed makes the same piece again.")] = None,
-    codes: Annotated[Path | None, typer.Option(help="Write the codes [K, T] to this .npy file too.")] = None,
-    target: Target = None,
-    tls: Tls = False,
-    timeout: Timeout = None,
-) -> None:
-    """Make audio from a text and write it while it comes in."""
-    meter = Meter()
-    interrupted = False
-    with connected(target, tls) as client:
-        stream = client.stream_generate(
-            prompt,
-            model=model,
-            duration=duration,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            cfg_coef=cfg_coef,
-            use_sampling=False if greedy else None,
-            seed=seed,
-            include_codes=codes is not None,
-            encoding="pcm_s16le",
-            timeout=timeout,
-        )
-        try:
-            _write(stream, output, meter)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            if codes is not None and stream.codes is not None:
-                with codes.open("wb") as file:
-                    np.save(file, stream.codes)
-            if stream.started is not None:
-                form = f"{stream.started.sample_rate_hz} Hz, seed {stream.started.seed}"
-                say(f"{name_of(output)}: {meter.made:.1f} s, {form}, {meter.figures}")
-    if interrupted:
-        say("interrupted")
-        raise typer.Exit(INTERRUPTED)
-
-
-def _write(stream: GenerationStream, output: Path, meter: Meter) -> None:
-    with meter, stream:
-        started = stream.started
-        assert started is not None
-        meter.start(started.total_samples / started.sample_rate_hz)
-        with _wav_writer(output, started) as wav:
-            for chunk in stream:
-                wav.write(chunk)
-                meter.reach(wav.duration_seconds)
-
-
-def _wav_writer(output: Path, started: Started) -> WavWriter:
-    writer = WavWriter(
-        sys.stdout.buffer if is_standard(output) else output,
-        sample_rate_hz=started.sample_rate_hz,
-        channel_count=started.channel_count,
-        total_samples=started.total_samples,
-    )
-    # From here on there is a file, though an empty one.
-    writer.flush()
-    return writer
-
-
+app.command()(generate)
 app.command()(encode)
 app.command()(decode)
 

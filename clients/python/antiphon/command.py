@@ -14,16 +14,19 @@ from antiphon.connection import DEFAULT_TARGET
 from antiphon.errors import AntiphonError
 from antiphon.terminal import complain, explain
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 Target = Annotated[str | None, typer.Option(help=f"host:port; default: ANTIPHON_TARGET, else {DEFAULT_TARGET}.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's root certificates.")]
 Timeout = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
 
 
 @contextmanager
-def connected(target: str | None, tls: bool) -> Iterator[Client]:
+def connected(target: str | None, tls: bool, *, resume: bool = True) -> Iterator[Client]:
     """Yields a client; an error of its calls ends the command with two lines and exit code 1."""
     try:
-        client = Client(target, tls=tls)
+        client = Client(target, tls=tls, resume=resume)
     except ValueError as error:
         raise failed(str(error), "look at ANTIPHON_API_KEY") from None
     with client:

@@ -56,12 +56,12 @@ class Meter:
             self._task = self._bar.add_task("waiting", total=None, state="")
         self._begin = time.perf_counter()
         self._next_line = SECONDS_PER_LINE
-        self._total = 0.0
+        self._total: float | None = None
         self.made = 0.0
         self.first_audio: float | None = None
 
-    def start(self, total_seconds: float) -> None:
-        """The server has begun a piece of `total_seconds`."""
+    def start(self, total_seconds: float | None) -> None:
+        """The server has begun a piece of `total_seconds`, or one without an end."""
         self._total = total_seconds
         if self._bar is not None:
             self._bar.update(self._task, description="generating", total=total_seconds)
@@ -80,7 +80,8 @@ class Meter:
     @property
     def state(self) -> str:
         """The figures, in a line."""
-        return f"{self.made:.1f} of {self._total:.1f} s, {self.figures}"
+        total = "" if self._total is None else f" of {self._total:.1f}"
+        return f"{self.made:.1f}{total} s, {self.figures}"
 
     @property
     def figures(self) -> str:
