@@ -1,7 +1,7 @@
 """A service without a model, for tests of the edge and the stack: `python -m ...plain_service NAME`.
 
-NAME is that of a service; `ListModels` answers with it and with the caller's id. `StreamGenerate` sends silence, 0.1 s in a chunk, as
-slowly as a player plays it. With "broken" for a NAME it does not start.
+NAME is that of a service; `ListModels` answers with it and with the caller's id. `StreamGenerate` sends silence,
+0.1 s in a chunk, as slowly as a player plays it. With "broken" for a NAME it does not start.
 """
 
 from __future__ import annotations
