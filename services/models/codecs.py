@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional
 
 from services.models.layers import UnsupportedCodec
 from services.models.segments import SegmentedCodec, segments_of
@@ -155,8 +156,12 @@ class WholeCodec:
     encode_lookahead = encode_start = decode_lookahead = decode_start = 0
 
     def __init__(self, model: Any) -> None:
+        from audiocraft.models.encodec import DAC
+
         self._model = model
         self.hop = round(model.sample_rate / model.frame_rate)
+        # DAC's network drops what does not fill a frame; its own tools pad by zeros first.
+        self._fills = isinstance(model, DAC)
 
     def encoding(self, codebook_count: int) -> Session:
         return Session(_Gathered(), codebook_count)
@@ -174,6 +179,8 @@ class WholeCodec:
             made.append(Frames(torch.zeros(session.codebook_count, 0, dtype=torch.long)))
             whole = torch.cat(session.state.parts, dim=1) if final else block
             if final and whole.shape[1]:
+                if self._fills:
+                    whole = functional.pad(whole, (0, -whole.shape[1] % self.hop))
                 codes, scale = self._model.encode(whole[None])
                 # A residual quantiser's first codebooks are the same however many follow.
                 codes = codes[0, : session.codebook_count]

@@ -302,7 +302,7 @@ def _dac(name: str, device: str) -> Any:
     except Exception as error:
         raise CheckpointError(
             f"{name}: can't be loaded: {error}; hint: AudioCraft runs DAC through the package descript-audio-codec, "
-            "which is not among our requirements"
+            "which is not among our requirements; docs/operations.md says how to add it"
         ) from error
 
 
