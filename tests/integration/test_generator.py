@@ -164,9 +164,13 @@ def nan() -> float:
         ),
         (lambda c: setattr(c, "model", "../../etc"), "NOT_FOUND", "config.model"),
         (lambda c: c.prompts.add(text="two", weight=-1.0), "INVALID_ARGUMENT", "config.prompts[1].weight"),
-        (lambda c: c.resume.SetInParent() or setattr(c, "seed", 1), "INVALID_ARGUMENT", "config.resume"),
+        (lambda c: c.MergeFrom(generator_pb2.GenerationConfig(seed=1, resume={})), "INVALID_ARGUMENT", "config.resume"),
         (lambda c: c.pacing.SetInParent(), "INVALID_ARGUMENT", "config.pacing"),
-        (lambda c: c.ClearField("duration") or setattr(c, "endless", True), "INVALID_ARGUMENT", "config.endless"),
+        (
+            lambda c: (c.ClearField("duration"), c.MergeFrom(generator_pb2.GenerationConfig(endless=True))),
+            "INVALID_ARGUMENT",
+            "config.endless",
+        ),
     ],
 )
 async def test_bad_configs_name_their_field_and_the_server_goes_on(
