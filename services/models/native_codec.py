@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ from services.models.layers import Chain, Conv, Layer, Place, Pointwise, Residua
 from services.models.recurrent import Recurrent
 
 LANES, FEW = 16, 4
+_PAGE_BYTES, _BLOCK_BYTES = 2 << 20, 64 << 20
 _CONVOLVE, _ACTIVATE, _ADD, _RECUR = range(4)
 _log = logging.getLogger("antiphon.kernels")
 
@@ -84,8 +86,32 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
-def pack(weight: torch.Tensor, bias: torch.Tensor | None, dilation: int = 1) -> tuple[Product, list[torch.Tensor]]:
-    """Lay out ``[out, in, kernel]`` for the kernels; return it with the tensors that own the memory."""
+class _Weights:
+    """Memory in large pages: a chunk reads every weight once, and would else look up a page for every 4 KB."""
+
+    def __init__(self) -> None:
+        self._blocks: list[torch.Tensor] = []
+        self._free = torch.zeros(0)
+
+    def keep(self, values: torch.Tensor) -> int:
+        """Copy float32 values in; return where they are."""
+        count = -(-values.numel() // LANES) * LANES
+        if count > len(self._free):
+            # Only what is written to becomes memory. One page more, to begin at a whole one.
+            size = max(_BLOCK_BYTES, 4 * count) + _PAGE_BYTES
+            block = mmap.mmap(-1, size)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                block.madvise(mmap.MADV_HUGEPAGE)
+            whole = torch.frombuffer(block, dtype=torch.float32)
+            self._free = whole[-whole.data_ptr() % _PAGE_BYTES // 4 :]
+            self._blocks.append(whole)
+        self._free[: values.numel()] = values.reshape(-1)
+        address, self._free = self._free.data_ptr(), self._free[count:]
+        return address
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None, memory: _Weights, dilation: int = 1) -> Product:
+    """Lay out ``[out, in, kernel]`` for the kernels."""
     fan_out, fan_in, kernel = weight.shape
     rows = weight.detach().float().transpose(1, 2).reshape(fan_out, kernel * fan_in)
     offsets = torch.zeros(fan_out) if bias is None else bias.detach().float()
@@ -93,8 +119,7 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, dilation: int = 1) -> 
         padding = -fan_out % LANES
         rows = functional.pad(rows, (0, 0, 0, padding)).view(-1, LANES, kernel * fan_in).transpose(1, 2)
         offsets = functional.pad(offsets, (0, padding))
-    kept = [rows.contiguous(), offsets.contiguous()]
-    return Product(kept[0].data_ptr(), kept[1].data_ptr(), fan_in, fan_out, kernel, dilation), kept
+    return Product(memory.keep(rows), memory.keep(offsets), fan_in, fan_out, kernel, dilation)
 
 
 @dataclass
@@ -124,7 +149,7 @@ class NativeNetwork:
         self._ops: list[_Op] = []
         self._buffers: list[_Buffer] = []
         self._sizes: list[int] = []
-        self._kept: list[torch.Tensor] = []
+        self._weights = _Weights()
         self._layers = chain
         last = self._emit(chain, self._buffer(first.conv.plain.shape[1]), fuses=False)
         # The last buffer is what comes out.
@@ -219,8 +244,7 @@ class NativeNetwork:
         if layer.is_normalised or self._buffers[source].slot >= 0:
             raise Unsupported("a norm over time, or two readers that keep inputs")
         conv = layer.conv
-        product, kept = pack(conv.plain, conv.bias, conv.dilation)
-        self._kept += kept
+        product = pack(conv.plain, conv.bias, self._weights, conv.dilation)
         slot = self._slot(max(conv.span - 1, layer.history) * product.fan_in)
         self._buffers[source].slot = slot
         target = self._buffer(product.fan_out // upsample)
@@ -253,9 +277,8 @@ class NativeNetwork:
             raise Unsupported("an LSTM of a width that is no multiple of 16")
         first = source
         for from_input, from_state in layer.layers:
-            product, kept = pack(from_input.plain[:, :, None], from_input.bias)
-            state, more = pack(from_state.plain[:, :, None], None)
-            self._kept += [*kept, *more]
+            product = pack(from_input.plain[:, :, None], from_input.bias, self._weights)
+            state = pack(from_state.plain[:, :, None], None, self._weights)
             target = self._buffer(layer.width)
             self._ops.append(_Op(_RECUR, source, target, self._slot(2 * layer.width), 0, 0, 0, 0, product, state))
             source = target
@@ -312,12 +335,11 @@ class NativeQuantizer:
             raise Unsupported("no kernels, or books of another kind")
         if any(book.shape != first.shape for book in books):
             raise Unsupported("books of different sizes")
-        self._library, self._kept = library, list(books)
+        self._library, self._weights = library, _Weights()
         packed = []
         for book in books:
-            scores, kept = pack(2 * book[:, :, None], -book.pow(2).sum(1))
-            self._kept += kept
-            packed.append(_Book(scores, book.data_ptr()))
+            scores = pack(2 * book[:, :, None], -book.pow(2).sum(1), self._weights)
+            packed.append(_Book(scores, self._weights.keep(book)))
         self._books = (_Book * len(packed))(*packed)
 
     def encode(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
