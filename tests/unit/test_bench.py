@@ -56,3 +56,18 @@ def test_wrong_streams_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["--streams", "1,0"])
     assert "must be numbers above 0" in capsys.readouterr().err
+
+
+def test_the_codec_reports_every_implementation() -> None:
+    command = [sys.executable, "-m", "tests.bench", "codec", "--quick", "--threads", "1", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["model"], facts["threads"], facts["quick"]) == ("encodec_24khz", 1, True)
+    for figures in (facts, facts["threads_2"]):
+        for name in ("ours", "ours_streaming", "encodec", "audiocraft", "transformers"):
+            assert set(figures[name]) == {"encode_rtf", "decode_rtf"}
+            assert all(math.isfinite(value) and value > 0 for value in figures[name].values())
+    assert set(facts["frame_latency_milliseconds"]) == {"encode", "decode"}
+    assert math.isfinite(facts["hour_rss_growth_megabytes"])
