@@ -114,6 +114,26 @@ def codes_of(model: EncodecModel, audio: torch.Tensor) -> torch.Tensor:
     return torch.cat([codes[0] for codes, _ in model.encode(audio[None])], dim=1)
 
 
+@torch.inference_mode()
+def check_codes(given: torch.Tensor, model: EncodecModel, audio: torch.Tensor) -> None:
+    """Hold codes to the package's: a frame may differ from a codebook on whose two nearest entries are equally near."""
+    expected = codes_of(model, audio)
+    assert given.shape == expected.shape
+    differing = (given != expected).any(dim=0).nonzero().flatten().tolist()
+    assert len(differing) <= 0.02 * given.shape[1]
+    if model.normalize:
+        assert not differing, "no tie is known; a segment's loudness would have to be taken out first"
+    latent = model.encoder(audio[None])[0].T if differing else torch.empty(0)
+    for frame in differing:
+        first = int((given[:, frame] != expected[:, frame]).nonzero()[0])
+        rest = latent[frame].double()
+        for layer, code in zip(model.quantizer.vq.layers, expected[:first, frame], strict=False):
+            rest = rest - layer._codebook.embed[code].double()
+        distances = (rest - model.quantizer.vq.layers[first]._codebook.embed.double()).pow(2).sum(dim=1)
+        mine, theirs = distances[given[first, frame]], distances[expected[first, frame]]
+        assert abs(mine - theirs) < 1e-4 * theirs, f"frame {frame}, codebook {first}: no tie"
+
+
 def wav_of(audio: torch.Tensor, rate: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.numpy().T, rate, format="WAV", subtype="FLOAT")
@@ -125,7 +145,7 @@ async def test_the_package_decodes_what_the_service_encodes(
 ) -> None:
     monkeypatch.setitem(encodec.MODELS, model.name, lambda: model)
     encoded = await client.encode(wav_of(audio, model.sample_rate), bandwidth_kbps=6.0)
-    assert np.mean(encoded.codes != codes_of(model, audio).numpy()) < 0.002
+    check_codes(torch.from_numpy(encoded.codes).long(), model, audio)
     assert len(np.unique(encoded.codes)) > 100
     theirs, rate = encodec.decompress(EcdcFile.pack(encoded).to_bytes())
     ours = await client.decode(encoded)
