@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,11 +26,16 @@ class Phase(enum.Enum):
 
 
 class Admission:
-    """Admits calls up to a limit while the server serves, and knows the tasks of those that run."""
+    """Admits calls up to a limit while the server serves, and knows the tasks of those that run.
 
-    def __init__(self, limit: int) -> None:
+    `client_limit` is how many of them may be one client's; 0 for no limit of its own.
+    """
+
+    def __init__(self, limit: int, client_limit: int = 0) -> None:
         self.phase = Phase.LOADING
         self._limit = limit
+        self._client_limit = client_limit
+        self._clients: Counter[str] = Counter()
         self._calls: set[asyncio.Task[object]] = set()
         self._infrastructure: set[asyncio.Task[object]] = set()
         self._cut: set[asyncio.Task[object]] = set()
@@ -37,29 +43,38 @@ class Admission:
         self._idle.set()
 
     @contextmanager
-    def admit(self, service: str) -> Iterator[None]:
+    def admit(self, service: str, client: str = "") -> Iterator[None]:
         """Holds a place for the current task's call.
 
         Raises:
             Unavailable: the server is loading or draining.
-            ResourceExhausted: as many calls run as may.
+            ResourceExhausted: as many calls run as may, in all or of this client.
         """
         task = asyncio.current_task()
         assert task is not None
         if service.startswith(_INFRASTRUCTURE):
             self._infrastructure.add(task)
         elif self.phase is not Phase.SERVING:
-            raise Unavailable(self.phase.value, 1.0)
+            raise Unavailable(self.phase.value, 1.0, elsewhere=True)
         elif len(self._calls) >= self._limit:
-            raise ResourceExhausted(f"{self._limit} calls are running, as many as may", 1.0)
+            raise ResourceExhausted(f"{self._limit} calls are running, as many as may", 1.0, elsewhere=True)
+        elif self._client_limit and self._clients[client] >= self._client_limit:
+            # Not to be tried elsewhere: the limit would be the number of replicas times as high.
+            message = f"{self._client_limit} calls of this client are running, as many as may"
+            raise ResourceExhausted(message, 1.0, reason="CLIENT_LIMIT")
         else:
             self._calls.add(task)
+            self._clients[client] += 1
             self._idle.clear()
         try:
             yield
         finally:
             self._infrastructure.discard(task)
-            self._calls.discard(task)
+            if task in self._calls:
+                self._calls.remove(task)
+                self._clients[client] -= 1
+                if not self._clients[client]:
+                    del self._clients[client]
             self._cut.discard(task)
             if not self._calls:
                 self._idle.set()

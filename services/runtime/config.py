@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -31,6 +32,15 @@ FOREIGN_VARIABLES = {
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})")
 
 
+# What sockaddr_un takes, without its closing zero.
+_MAX_SOCKET_PATH_BYTES = 107
+
+
+def socket_path(address: str) -> Path:
+    """The path in "unix:/path"."""
+    return Path(address.removeprefix("unix:"))
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Splits "host:port" or "[::1]:port" into the host, without brackets, and the port.
 
@@ -45,8 +55,11 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _check_listen(address: str) -> str:
     if address.startswith("unix:"):
-        if address == "unix:":
+        path = socket_path(address)
+        if not path.name:
             raise ValueError('must name a path after "unix:"')
+        if len(bytes(path)) > _MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"the path of a Unix socket may have {_MAX_SOCKET_PATH_BYTES} bytes")
         return address
     split_address(address)
     return address
@@ -89,6 +102,11 @@ class ServiceSettings(BaseSettings):
         default=1000,
         gt=0,
         description="Calls at once; more get RESOURCE_EXHAUSTED. Health checks do not count.",
+    )
+    max_concurrent_rpcs_per_client: int = Field(
+        default=0,
+        ge=0,
+        description="The same for each client that the edge names in x-client-id; 0 for no limit of its own.",
     )
 
     @classmethod

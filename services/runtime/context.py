@@ -10,8 +10,11 @@ import re
 import time
 import uuid
 from contextvars import ContextVar
+from typing import Any
 
 REQUEST_ID_HEADER = "x-request-id"
+CLIENT_HEADER = "x-client-id"
+"""Names the caller. The edge writes it, over whatever the caller says."""
 MAX_REQUEST_ID_LENGTH = 128
 
 # Set by the interceptor only.
@@ -25,6 +28,12 @@ _FORBIDDEN = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 def request_id() -> str:
     """The id of the running call; empty outside a call."""
     return request_id_variable.get()
+
+
+def client_of(context: Any) -> str:
+    """Who makes a call: what the edge says, else the peer's host. The argument is gRPC's own context."""
+    named = dict(context.invocation_metadata() or ()).get(CLIENT_HEADER, "")
+    return str(named) or str(context.peer()).rpartition(":")[0]
 
 
 def remaining_seconds() -> float | None:

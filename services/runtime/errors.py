@@ -19,6 +19,7 @@ exception becomes INTERNAL and its text stays in the log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, cast
 
@@ -29,6 +30,9 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 
 DOMAIN = "antiphon"
+RETRY_AFTER_HEADER = "retry-after"
+ELSEWHERE_HEADER = "x-antiphon-elsewhere"
+"""Envoy's retry policy knows it (k8s/base/envoy/envoy.yaml)."""
 
 # Details travel in HTTP/2 trailers, which peers cap at 8 KiB; base64 and percent signs count there.
 _MAX_VIOLATIONS = 8
@@ -57,6 +61,10 @@ class ServiceError(Exception):
     def details(self) -> list[Message]:
         """The google.rpc details of this kind of error."""
         return []
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata of this kind of error, for whoever reads no details."""
+        return ()
 
 
 class FieldError(ServiceError):
@@ -117,11 +125,27 @@ class Unimplemented(FieldError):
 
 
 class RetryableError(ServiceError):
-    """The same request may succeed after `retry_after_seconds`."""
+    """The same request may succeed after `retry_after_seconds`, or at once on another replica if `elsewhere`.
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0, *, reason: str | None = None) -> None:
+    `elsewhere` promises that nothing of the call was begun here: the edge then tries it again by itself.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float = 1.0,
+        *,
+        reason: str | None = None,
+        elsewhere: bool = False,
+    ) -> None:
         super().__init__(message, reason=reason)
         self.retry_after_seconds = retry_after_seconds
+        self.elsewhere = elsewhere
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the edge reads: the time for HTTP callers, in whole seconds, and whether to try another replica."""
+        after = (RETRY_AFTER_HEADER, str(max(1, math.ceil(self.retry_after_seconds))))
+        return (after, (ELSEWHERE_HEADER, "true")) if self.elsewhere else (after,)
 
     def details(self) -> list[Message]:
         delay = duration_pb2.Duration()

@@ -24,11 +24,12 @@ from services.runtime.admission import Admission
 from services.runtime.context import (
     REQUEST_ID_HEADER,
     clean_request_id,
+    client_of,
     deadline_variable,
     remaining_seconds,
     request_id_variable,
 )
-from services.runtime.errors import InvalidArgument, Unavailable, to_status
+from services.runtime.errors import InvalidArgument, ServiceError, Unavailable, to_status
 from services.runtime.metrics import Metrics
 from services.runtime.tracing import Tracing
 
@@ -125,7 +126,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.started.labels(*method).inc()
         with self._tracing.span(method.service, method.name, metadata) as span:
             try:
-                with self._admission.admit(method.service):
+                with self._admission.admit(method.service, client_of(context)):
                     try:
                         yield
                     except asyncio.CancelledError:
@@ -149,8 +150,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = status.code
                 if code is grpc.StatusCode.INTERNAL:
                     _log.exception("call failed", extra=_fields(method))
+                own = error.metadata() if isinstance(error, ServiceError) else ()
                 await context.abort(
-                    code, status.details, (*context.trailing_metadata(), *(status.trailing_metadata or ()))
+                    code, status.details, (*context.trailing_metadata(), *own, *(status.trailing_metadata or ()))
                 )
             finally:
                 seconds = time.monotonic() - started

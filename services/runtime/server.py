@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.runtime import log, tracing
 from services.runtime.admission import Admission, Phase
-from services.runtime.config import ServiceSettings
+from services.runtime.config import ServiceSettings, socket_path
 from services.runtime.interceptors import CallInterceptor
 from services.runtime.metrics import METRICS, Exporter, Metrics, start_exporter, version
 
@@ -66,7 +67,7 @@ class Server:
         self._settings = settings
         self._metrics = metrics
         self._short_name = service.name.rpartition(".")[2].removesuffix("Service").lower()
-        self._admission = Admission(settings.max_concurrent_rpcs)
+        self._admission = Admission(settings.max_concurrent_rpcs, settings.max_concurrent_rpcs_per_client)
         self._health = health.aio.HealthServicer()
         self._exporter: Exporter | None = None
         self._tracing: tracing.Tracing = tracing.NoTracing()
@@ -97,8 +98,7 @@ class Server:
             await self._health.set(known, _NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        bound = server.add_insecure_port(settings.listen)
-        self.port = 0 if settings.listen.startswith("unix:") else bound
+        self.port = _bind(server, settings.listen)
         if settings.metrics_listen:
             self._exporter = start_exporter(settings.metrics_listen, self._metrics.registry)
         await server.start()
@@ -207,6 +207,24 @@ async def _main(service: Service, settings: ServiceSettings) -> int:
         # A thread can't be stopped, and the interpreter must not take itself down under native code.
         logging.shutdown()
         os._exit(0)
+    return 0
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> int:
+    """Binds the address and returns the port, 0 for a Unix socket."""
+    if not listen.startswith("unix:"):
+        return int(server.add_insecure_port(listen))
+    path = socket_path(listen)
+    with socket.socket(socket.AF_UNIX) as probe:
+        # gRPC removes a socket that is in its way: right for one that a dead process left, not for a living one's.
+        if path.is_socket() and probe.connect_ex(str(path)) == 0:
+            raise RuntimeError(f"{path}: another process listens there")
+    # Who may write to the file may call: its owner and its group, such as a sidecar, and nobody else.
+    mask = os.umask(0o117)
+    try:
+        server.add_insecure_port(listen)
+    finally:
+        os.umask(mask)
     return 0
 
 

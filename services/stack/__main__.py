@@ -27,10 +27,14 @@ PROMPT = "a happy fast marimba melody, 120 bpm"
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Envoy's port.")] = Ports().edge,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="The production path: TLS, an API key, mTLS; certificates thrown away.")
+    ] = False,
 ) -> None:
     """Start every service and Envoy, print the addresses, stop all on Ctrl-C."""
-    with _ends_well(), Stack(ports=Ports(edge=port), console=True) as stack:
+    with _ends_well(), Stack(ports=Ports(edge=port), console=True, secure=secure) as stack:
         console.print(_addresses(stack))
+        console.print(_access(stack), soft_wrap=True, highlight=False)
         console.print("Ready. Ctrl-C stops; running streams finish first.")
         stack.wait()
 
@@ -84,6 +88,15 @@ def _ends_well() -> Iterator[None]:
         if isinstance(error, PortTakenError):
             errors.print("hint: stop what listens there (`ss -ltnp` shows it), or choose another with --port")
         raise typer.Exit(1) from None
+
+
+def _access(stack: Stack) -> str:
+    """Who may call, and how."""
+    if stack.secured is None:
+        return "Without TLS and without keys: everything listens on 127.0.0.1 only. With --secure it has both."
+    root = stack.folder / "root.pem"
+    root.write_bytes(stack.secured.credentials.root_certificates)
+    return f"TLS: trust {root}\nAPI key: {stack.secured.credentials.api_key}"
 
 
 def _addresses(stack: Stack) -> Table:

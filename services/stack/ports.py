@@ -31,11 +31,13 @@ class Ports:
     admin: int = 9901
     services: Mapping[str, int] = field(default_factory=lambda: dict(zip(SERVICES, range(50051, 50054), strict=True)))
     metrics: Mapping[str, int] = field(default_factory=lambda: dict(zip(SERVICES, range(9101, 9104), strict=True)))
+    watch: Mapping[str, int] = field(default_factory=lambda: dict(zip(SERVICES, range(9111, 9114), strict=True)))
+    """Where sidecars answer probes; there are some in a secured stack only."""
 
     @classmethod
     def free(cls, *, edge: int | None = None) -> Self:
         """Ports that nothing uses now; `edge` where it is given."""
-        count = 2 + 2 * len(SERVICES)
+        count = 2 + 3 * len(SERVICES)
         with contextlib.ExitStack() as held:
             # All are held until the last is drawn, so that no two are the same.
             sockets = [held.enter_context(socket.socket()) for _ in range(count)]
@@ -46,15 +48,18 @@ class Ports:
             edge=ports[0] if edge is None else edge,
             admin=ports[1],
             services=dict(zip(SERVICES, ports[2:], strict=False)),
-            metrics=dict(zip(SERVICES, ports[2 + len(SERVICES) :], strict=True)),
+            metrics=dict(zip(SERVICES, ports[2 + len(SERVICES) :], strict=False)),
+            watch=dict(zip(SERVICES, ports[2 + 2 * len(SERVICES) :], strict=True)),
         )
 
-    def check(self, services: Iterable[str]) -> None:
-        """Raises PortTakenError for the first port in use, of Envoy and of these services."""
+    def check(self, services: Iterable[str], *, secure: bool = False) -> None:
+        """Raises PortTakenError for the first port in use, of Envoy, these services and, if `secure`, sidecars."""
         wanted = {"Envoy": self.edge, "Envoy's admin": self.admin}
         for name in services:
             wanted[name] = self.services[name]
             wanted[f"{name}'s metrics"] = self.metrics[name]
+            if secure:
+                wanted[f"{name}'s sidecar"] = self.watch[name]
         for name, port in wanted.items():
             with socket.socket() as probe:
                 # As servers do: a port whose last connections only linger is free.

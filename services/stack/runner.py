@@ -44,7 +44,7 @@ class Logs(Printer):  # type: ignore[misc]  # honcho is untyped
 
 
 class Supervisor(honcho.manager.Manager):  # type: ignore[misc]  # honcho is untyped
-    """honcho's manager, but the edge stops last: what services finish while they drain goes through it."""
+    """honcho's manager, but proxies stop last: what services finish while they drain goes through them."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(Logs(Path(plan.folder), console=plan.console, changed=self._report))
@@ -69,8 +69,8 @@ class Supervisor(honcho.manager.Manager):  # type: ignore[misc]  # honcho is unt
         self._stop.wait()
         while not self._all_started():
             time.sleep(0.05)
-        services = [name for name in self._processes if name != self._plan.edge]
-        for group in (services, [self._plan.edge]):
+        services = [name for name in self._processes if name not in self._plan.proxies]
+        for group in (services, self._plan.proxies):
             for name in group:
                 if self._processes[name].get("returncode") is None:
                     self._procmgr.terminate(self._processes[name]["pid"])

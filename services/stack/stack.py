@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +25,10 @@ from services.stack import edge
 from services.stack.errors import NotReadyError, ProcessDiedError
 from services.stack.plan import Command, Plan
 from services.stack.ports import HOST, SERVICES, Ports
+from services.stack.variables import foreign
+
+if TYPE_CHECKING:
+    from services.stack.secured import Secured
 
 ROOT = Path(__file__).parents[2]
 RUN_FOLDER = ROOT / ".cache" / "run"
@@ -56,7 +59,9 @@ class Stack:
     makes its own and removes it after a good end. `console` shows the logs on stderr too. `keep_going` leaves
     the rest running when one process ends. `commands` replaces command lines by name, `environment` adds
     variables for all services. `grace_seconds` is what processes have to end after a stop before they are
-    killed; the default is longer than the services' own grace.
+    killed; the default is longer than the services' own grace. `secure` runs the production path: TLS and keys at the
+    edge, a sidecar with mTLS for each service. `hosts` are where a service runs that the stack does not start. `patch`
+    is laid over Envoy's configuration, for tests that need other limits.
     """
 
     def __init__(
@@ -70,8 +75,13 @@ class Stack:
         commands: Mapping[str, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         grace_seconds: float = 75.0,
+        secure: bool = False,
+        hosts: Mapping[str, Sequence[edge.Address]] | None = None,
+        patch: Mapping[str, Any] | None = None,
     ) -> None:
         self.services = list(services)
+        self.secured: Secured | None = None
+        """The certificates and keys of a secured stack that has been started."""
         self.ports = ports or Ports.free()
         self.keep_going = keep_going
         self._own_folder = folder is None
@@ -80,6 +90,9 @@ class Stack:
         self._commands = dict(commands or {})
         self._environment = dict(environment or {})
         self._grace_seconds = grace_seconds
+        self._secure = secure
+        self._hosts = dict(hosts or {})
+        self._patch = patch
         self._runner: subprocess.Popen[bytes] | None = None
         self._follower: threading.Thread | None = None
         self._state: dict[str, ProcessState] = {}
@@ -97,9 +110,16 @@ class Stack:
         """Every address of the stack by what listens there."""
         found = {"envoy": self.address, "envoy admin": f"http://{HOST}:{self.ports.admin}"}
         for name in self.services:
-            found[name] = f"{HOST}:{self.ports.services[name]}"
+            found[name] = self._listen(name)
             found[f"{name} metrics"] = f"http://{HOST}:{self.ports.metrics[name]}/metrics"
         return found
+
+    def channel(self, *options: tuple[str, int | str]) -> grpc.Channel:
+        """A new channel to Envoy, over TLS where the stack is secured."""
+        if self.secured is None:
+            return grpc.insecure_channel(self.address, options=(*CHANNEL_OPTIONS, *options))
+        trusted = grpc.ssl_channel_credentials(self.secured.credentials.root_certificates)
+        return grpc.secure_channel(self.address, trusted, options=(*CHANNEL_OPTIONS, *options))
 
     @property
     def folder(self) -> Path:
@@ -122,12 +142,12 @@ class Stack:
 
     def start(self) -> None:
         """Starts all processes and returns when they have pids. Raises PortTakenError, ProcessDiedError."""
-        self.ports.check(self.services)
+        self.ports.check(self.services, secure=self._secure)
         self.folder.mkdir(parents=True, exist_ok=True)
-        plan = self.folder / "plan.json"
-        self._plan().dump(plan)
+        file, plan = self.folder / "plan.json", self._plan()
+        plan.dump(file)
         self._runner = subprocess.Popen(
-            [sys.executable, "-m", "services.stack.runner", str(plan)],
+            [sys.executable, "-m", "services.stack.runner", str(file)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -137,7 +157,7 @@ class Stack:
         assert self._runner.stdout is not None
         self._follower = threading.Thread(target=self._follow, args=(self._runner.stdout,), daemon=True)
         self._follower.start()
-        while len(self.processes) <= len(self.services):
+        while len(self.processes) < len(plan.commands):
             self.check()
             with self._changed:
                 self._changed.wait(timeout=0.1)
@@ -146,7 +166,7 @@ class Stack:
         """Waits until every service is SERVING through Envoy. Raises NotReadyError, ProcessDiedError."""
         waiting = list(self.services)
         deadline = time.monotonic() + seconds
-        with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+        with self.channel() as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while waiting:
                 self.check()
@@ -202,29 +222,46 @@ class Stack:
         self.stop()
 
     def _plan(self) -> Plan:
-        clusters = {name: (HOST, port) for name, port in self.ports.services.items()}
-        config = self.folder / "envoy.yaml"
-        config.write_text(
-            edge.render(
-                edge.CONFIG.read_text(),
-                edge=(HOST, self.ports.edge),
-                admin=(HOST, self.ports.admin),
-                clusters=clusters,
+        clusters = {name: self._hosts.get(name, [(HOST, port)]) for name, port in self.ports.services.items()}
+        configuration = edge.configuration(secure=self._secure, patch=self._patch)
+        if self._secure:
+            # Here and not above, so that only who wants certificates needs what makes them.
+            from services.stack.secured import Secured
+
+            self.secured = Secured(self.folder, self.ports)
+            config = self.secured.edge(configuration, clusters)
+        else:
+            config = self.folder / "envoy.yaml"
+            config.write_text(
+                edge.render(
+                    configuration,
+                    edge=(HOST, self.ports.edge),
+                    admin=(HOST, self.ports.admin),
+                    clusters=clusters,
+                )
             )
-        )
         commands = [Command(EDGE, edge.command(config), {}, [])]
+        if self.secured is not None:
+            for name in self.services:
+                commands.append(Command(edge.sidecar_name(name), edge.command(self.secured.sidecar(name)), {}, []))
+        proxies = [command.name for command in commands]
         for name in self.services:
             default = [sys.executable, "-m", f"services.{name}"]
             environment = {
                 "PYTHONUNBUFFERED": "1",
                 # People read these logs; who sets it wants JSON.
                 "ANTIPHON_LOG_FORMAT": os.environ.get("ANTIPHON_LOG_FORMAT", "text"),
-                "ANTIPHON_LISTEN": f"{HOST}:{self.ports.services[name]}",
+                "ANTIPHON_LISTEN": self._listen(name),
                 "ANTIPHON_METRICS_LISTEN": f"{HOST}:{self.ports.metrics[name]}",
                 **self._environment,
             }
-            commands.append(Command(name, list(self._commands.get(name, default)), environment, _foreign(name)))
-        return Plan(commands, EDGE, str(self.folder), self._console, self.keep_going, self._grace_seconds)
+            commands.append(Command(name, list(self._commands.get(name, default)), environment, foreign(name)))
+        return Plan(commands, proxies, str(self.folder), self._console, self.keep_going, self._grace_seconds)
+
+    def _listen(self, name: str) -> str:
+        if self.secured is not None:
+            return f"unix:{self.secured.socket(name)}"
+        return f"{HOST}:{self.ports.services[name]}"
 
     def _follow(self, reports: IO[bytes]) -> None:
         for line in reports:
@@ -257,21 +294,10 @@ class Stack:
         assert self._runner.stdin is not None
         self._runner.stdin.close()
         self._runner = None
+        if self.secured is not None:
+            self.secured.close()
         if self._own_folder and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _foreign(name: str) -> list[str]:
-    """Return the settings that only other services have.
-
-    One environment serves them all here, and a service refuses what it does not know.
-    """
-    return sorted(set().union(*(_settings(service) for service in SERVICES)) - _settings(name))
-
-
-def _settings(name: str) -> set[str]:
-    module = importlib.import_module(f"services.{name}.settings")
-    return set(getattr(module, f"{name.capitalize()}Settings").variables())
 
 
 def _is_serving(health: health_pb2_grpc.HealthStub, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,14 @@ from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from antiphon.v1 import generator_pb2, generator_pb2_grpc
-from services.stack.stack import CHANNEL_OPTIONS, Stack
+from services.stack.ports import SERVICES
+from services.stack.stack import Stack
 
 
 @contextmanager
 def connected(stack: Stack) -> Iterator[grpc.Channel]:
     """A channel to the stack's Envoy."""
-    with grpc.insecure_channel(stack.address, options=CHANNEL_OPTIONS) as channel:
+    with stack.channel() as channel:
         yield channel
 
 
@@ -27,6 +29,16 @@ def health(channel: grpc.Channel, service: str, target: str | None) -> int:
     metadata = [] if target is None else [("x-antiphon-service", target)]
     request = health_pb2.HealthCheckRequest(service=service)
     return int(health_pb2_grpc.HealthStub(channel).Check(request, metadata=metadata, timeout=10).status)
+
+
+def wait_serving(channel: grpc.Channel, name: str) -> None:
+    """Waits until the service is well in Envoy's eyes; the test's own timeout bounds it."""
+    while True:
+        try:
+            if health(channel, SERVICES[name], name) == health_pb2.HealthCheckResponse.SERVING:
+                return
+        except grpc.RpcError:
+            time.sleep(0.1)
 
 
 def generate(channel: grpc.Channel, seconds: float, prompt: str = "calm piano") -> Any:

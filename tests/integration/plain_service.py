@@ -1,12 +1,14 @@
 """A service without a model, for tests of the edge and the stack: `python -m ...plain_service NAME`.
 
-NAME is that of a service; `ListModels` answers with it and with the caller's id. `StreamGenerate` sends silence,
-0.1 s in a chunk, as slowly as a player plays it. With "broken" for a NAME it does not start.
+NAME is that of a service; `ListModels` and `Generate` answer with it, and with what the edge said of the call.
+`StreamGenerate` sends silence, 0.1 s in a chunk, as slowly as a player plays it. A call whose metadata names an error
+(`x-raise: Unavailable`, `x-raise-at: ADDRESS` for one replica only) gets it. With "broken" for a NAME it won't start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import grpc
 
 from antiphon.v1 import audio_pb2, generator_pb2
+from services.runtime import errors
 from services.runtime.config import ServiceSettings, load_settings
 from services.runtime.server import run
 from services.stack.ports import SERVICES
@@ -21,6 +24,7 @@ from services.stack.ports import SERVICES
 SAMPLE_RATE_HZ = 32000
 CHUNK_SECONDS = 0.1
 CHUNK_SAMPLES = 3200
+TOLD = ("x-client-id", "x-request-id", "authorization", "x-api-key")
 
 # The three services' ListModels have messages of one form, so the generator's serve all.
 Models = generator_pb2.GeneratorServiceListModelsResponse
@@ -33,14 +37,29 @@ def commands(**names: str) -> dict[str, list[str]]:
 
 
 async def list_models(request: Any, context: Any) -> Models:
-    """One model, that bears the service's name. The trailing metadata says what the edge said of the caller."""
-    context.set_trailing_metadata([pair for pair in context.invocation_metadata() if pair[0] == "x-client-id"])
+    """One model, that bears the service's name. The trailing metadata says what the edge said, and where this is."""
+    obey(context)
+    told = [pair for pair in context.invocation_metadata() if pair[0] in TOLD]
+    context.set_trailing_metadata([*told, ("x-listen", os.environ["ANTIPHON_LISTEN"])])
     return Models(models=[audio_pb2.ModelInfo(name=sys.argv[1], is_default=True)])
+
+
+def obey(context: Any) -> None:
+    """Raises what the caller asks for."""
+    asked, here = dict(context.invocation_metadata()), os.environ["ANTIPHON_LISTEN"]
+    if "x-raise" not in asked or asked.get("x-raise-at", here) != here:
+        return
+    if asked["x-raise"] == "Elsewhere":
+        raise errors.Unavailable("full here", elsewhere=True)
+    if asked["x-raise"] == "Unimplemented":
+        raise errors.Unimplemented("request", "as asked")
+    raise getattr(errors, asked["x-raise"])("as asked")
 
 
 async def stream_generate(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Response]:
     """Reads the config, then sends started, chunks, finished."""
     config = (await anext(requests)).config
+    obey(context)
     count = round(config.duration.ToTimedelta().total_seconds() / CHUNK_SECONDS)
     form = audio_pb2.AudioFormat(
         encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=SAMPLE_RATE_HZ, channel_count=1
@@ -72,12 +91,15 @@ class Plain:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the methods."""
+        listing = grpc.unary_unary_rpc_method_handler(
+            list_models,
+            generator_pb2.GeneratorServiceListModelsRequest.FromString,
+            Models.SerializeToString,
+        )
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "ListModels": grpc.unary_unary_rpc_method_handler(
-                list_models,
-                generator_pb2.GeneratorServiceListModelsRequest.FromString,
-                Models.SerializeToString,
-            ),
+            "ListModels": listing,
+            # For what the edge does to a method that is not idempotent; the messages are those of the other.
+            "Generate": listing,
             "StreamGenerate": grpc.stream_stream_rpc_method_handler(
                 stream_generate, generator_pb2.StreamGenerateRequest.FromString, Response.SerializeToString
             ),

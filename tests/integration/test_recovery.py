@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-import yaml
 
 import antiphon
 from antiphon import AsyncClient, Client, UnavailableError
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from services.runtime.server import Server
-from services.stack import edge
 from services.stack.ports import Ports
 from services.stack.stack import Stack
 from tests.integration import calls, plain_service
@@ -143,25 +141,11 @@ def replicas() -> Iterator[list[Replica]]:
 
 
 @pytest.mark.timeout(180)
-def test_a_replica_killed_behind_envoy_is_not_heard(
-    replicas: list[Replica], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    render = edge.render
-
-    def with_both(config: str, **addresses: Any) -> str:
-        document = yaml.safe_load(render(config, **addresses))
-        for cluster in document["static_resources"]["clusters"]:
-            if cluster["name"] == "generator":
-                cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-                    {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": one.port}}}}
-                    for one in replicas
-                ]
-        return str(yaml.safe_dump(document, sort_keys=False))
-
-    monkeypatch.setattr(edge, "render", with_both)
+def test_a_replica_killed_behind_envoy_is_not_heard(replicas: list[Replica], tmp_path: Path) -> None:
     for replica in replicas:
         wait_healthy(f"127.0.0.1:{replica.port}")
-    with Stack(services=["codec"], commands=plain_service.commands(), folder=tmp_path) as stack:
+    hosts = {"generator": [("127.0.0.1", one.port) for one in replicas]}
+    with Stack(services=["codec"], commands=plain_service.commands(), folder=tmp_path, hosts=hosts) as stack:
         wait_healthy(stack.address)
         with Client(stack.address) as client:
             reference = b"".join(chunk.data for chunk in client.stream_generate(PROMPT, **OPTIONS))

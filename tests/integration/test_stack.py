@@ -250,8 +250,9 @@ def test_a_client_that_disconnects_frees_its_slot(stack: Stack) -> None:
     program = (
         "import sys, time\n"
         "import grpc\n"
+        "from services.stack.stack import CHANNEL_OPTIONS\n"
         "from tests.integration import calls\n"
-        "call = calls.generate(grpc.insecure_channel(sys.argv[1], calls.CHANNEL_OPTIONS), 20.0)\n"
+        "call = calls.generate(grpc.insecure_channel(sys.argv[1], CHANNEL_OPTIONS), 20.0)\n"
         "while next(call).WhichOneof('response') != 'audio': pass\n"
         "print('playing', flush=True)\n"
         "time.sleep(600)\n"

@@ -10,7 +10,11 @@ import yaml
 from services.stack import edge
 from services.stack.ports import SERVICES
 
-CLUSTERS = {"generator": ("127.0.0.1", 1001), "codec": ("127.0.0.1", 1002), "analyzer": ("127.0.0.1", 1003)}
+CLUSTERS = {
+    "generator": [("127.0.0.1", 1001), ("127.0.0.1", 1004)],
+    "codec": [("127.0.0.1", 1002)],
+    "analyzer": [("127.0.0.1", 1003)],
+}
 
 
 def rendered() -> str:
@@ -29,7 +33,7 @@ def addresses(node: Any) -> list[tuple[str, int]]:
 
 def without_addresses(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: without_addresses(value) for key, value in node.items() if key != "socket_address"}
+        return {key: without_addresses(value) for key, value in node.items() if key not in ("address", "endpoints")}
     if isinstance(node, list):
         return [without_addresses(value) for value in node]
     return node
@@ -53,7 +57,8 @@ def test_kubernetes_addresses_are_the_names_of_the_services() -> None:
 
 
 def test_local_addresses_are_those_given() -> None:
-    expected = [("127.0.0.1", 9000), ("127.0.0.1", 8000), *CLUSTERS.values()]
+    hosts = [host for group in CLUSTERS.values() for host in group]
+    expected = [("127.0.0.1", 9000), ("127.0.0.1", 8000), *hosts]
     assert addresses(yaml.safe_load(rendered())) == expected
 
 

@@ -12,11 +12,11 @@ from services.stack.ports import HOST, SERVICES, Ports
 
 
 def all_of(ports: Ports) -> list[int]:
-    return [ports.edge, ports.admin, *ports.services.values(), *ports.metrics.values()]
+    return [ports.edge, ports.admin, *ports.services.values(), *ports.metrics.values(), *ports.watch.values()]
 
 
 def test_defaults_are_those_of_the_documentation() -> None:
-    assert all_of(Ports()) == [8080, 9901, 50051, 50052, 50053, 9101, 9102, 9103]
+    assert all_of(Ports()) == [8080, 9901, 50051, 50052, 50053, 9101, 9102, 9103, 9111, 9112, 9113]
 
 
 def test_free_ports_differ_and_pass_the_check() -> None:
@@ -29,7 +29,7 @@ def test_free_ports_keep_the_edge_that_is_given() -> None:
     assert Ports.free(edge=1234).edge == 1234
 
 
-@pytest.mark.parametrize("name", ["Envoy", "Envoy's admin", "codec", "codec's metrics"])
+@pytest.mark.parametrize("name", ["Envoy", "Envoy's admin", "codec", "codec's metrics", "codec's sidecar"])
 def test_a_taken_port_is_named(name: str) -> None:
     ports = Ports.free()
     with socket.socket() as other:
@@ -41,9 +41,10 @@ def test_a_taken_port_is_named(name: str) -> None:
             "Envoy's admin": replace(ports, admin=taken),
             "codec": replace(ports, services={**ports.services, "codec": taken}),
             "codec's metrics": replace(ports, metrics={**ports.metrics, "codec": taken}),
+            "codec's sidecar": replace(ports, watch={**ports.watch, "codec": taken}),
         }[name]
         with pytest.raises(PortTakenError, match=f"port {taken} for {name} is in use"):
-            changed.check(SERVICES)
+            changed.check(SERVICES, secure=True)
 
 
 def test_ports_of_services_that_do_not_run_may_be_taken() -> None:
