@@ -161,7 +161,7 @@ def test_beyond_the_circuit_breaker_callers_hear_when_to_come_again(addresses: l
             call(channel, "Generate")
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata())["retry-after"] == "1"
-        with Client(stack.address) as client, pytest.raises(ResourceExhaustedError) as refused:
+        with Client(stack.address, resume=False) as client, pytest.raises(ResourceExhaustedError) as refused:
             list(client.stream_generate("a song", duration=1.0))
         assert refused.value.retry_after_seconds == 1.0
         assert refused.value.reason == "TOO_MANY_CALLS"

@@ -353,7 +353,7 @@ def test_every_key_has_a_rate_of_its_own(tmp_path: Path) -> None:
             assert [ask("a-key") for _ in range(5)] == ["OK"] * 3 + ["RESOURCE_EXHAUSTED"] * 2
             assert ask("b-key") == "OK"
         with (
-            Client(own.address, api_key="a-key", root_certificates=root(own.secured)) as client,
+            Client(own.address, api_key="a-key", root_certificates=root(own.secured), resume=False) as client,
             pytest.raises(ResourceExhaustedError) as caught,
         ):
             list(client.stream_generate("a song", duration=1.0))

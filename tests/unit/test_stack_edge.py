@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 import yaml
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from services.stack import edge
 from services.stack.ports import SERVICES
@@ -101,3 +103,71 @@ def test_the_access_log_has_no_query_and_no_body() -> None:
     assert fields["path"] == "%PATH(NQ)%"
     headers = [value for value in fields.values() if value.startswith("%REQ(")]
     assert sorted(headers) == ["%REQ(:METHOD)%", "%REQ(X-REQUEST-ID)%"]
+
+
+def local_replies() -> list[dict[str, Any]]:
+    mappers: list[dict[str, Any]] = manager(yaml.safe_load(edge.CONFIG.read_text()))["local_reply_config"]["mappers"]
+    return mappers
+
+
+@pytest.mark.parametrize("reason", ["TOO_MANY_CALLS", "RATE_LIMITED"])
+def test_what_envoy_refuses_itself_has_the_details_of_a_services_refusal(reason: str) -> None:
+    found = {}
+    for mapper in local_replies():
+        headers = {entry["header"]["key"]: entry["header"]["value"] for entry in mapper["headers_to_add"]}
+        if "grpc-status-details-bin" not in headers:
+            continue
+        status = status_pb2.Status.FromString(base64.b64decode(headers["grpc-status-details-bin"] + "=="))
+        # A client believes the details only where code and message are those of the call.
+        assert (status.code, status.message) == (8, mapper["body"]["inline_string"])
+        retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(retry) and status.details[1].Unpack(info)
+        assert (retry.retry_delay.seconds, info.domain) == (int(headers["retry-after"]), "antiphon")
+        found[info.reason] = status
+    assert reason in found
+
+
+def secured() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(edge.configuration(secure=True))
+    return document
+
+
+def test_production_asks_who_calls_and_how_often_and_the_base_does_not() -> None:
+    base = {item["name"]: item for item in manager(yaml.safe_load(edge.CONFIG.read_text()))["http_filters"]}
+    production = {item["name"]: item for item in manager(secured())["http_filters"]}
+    assert list(base) == list(production)
+    assert list(base)[-1] == "envoy.filters.http.router"
+    for name in ("identity", "rate_limit"):
+        assert base[name]["disabled"] is True
+        assert production[name]["disabled"] is False
+    assert list(base).index("identity") < list(base).index("rate_limit")
+    assert "typed_config" not in production["identity"]
+
+
+def test_production_speaks_tls_to_all_sides() -> None:
+    document = secured()
+    (listener,) = document["static_resources"]["listeners"]
+    assert all("transport_socket" in chain for chain in listener["filter_chains"])
+    for cluster in document["static_resources"]["clusters"]:
+        tls = cluster["transport_socket"]["typed_config"]
+        (name,) = tls["common_tls_context"]["combined_validation_context"]["default_validation_context"][
+            "match_typed_subject_alt_names"
+        ]
+        assert tls["sni"] == name["matcher"]["exact"] == f"{cluster['name']}.antiphon.internal"
+
+
+def test_a_sidecar_lets_in_the_edge_alone_and_leads_to_the_socket_alone() -> None:
+    document = yaml.safe_load(edge.SIDECAR.read_text())
+    inbound = document["static_resources"]["listeners"][0]
+    tls = inbound["filter_chains"][0]["transport_socket"]["typed_config"]
+    assert tls["require_client_certificate"] is True
+    clusters = {cluster["name"]: cluster for cluster in document["static_resources"]["clusters"]}
+    (group,) = clusters["application"]["load_assignment"]["endpoints"]
+    assert group["lb_endpoints"] == [{"endpoint": {"address": {"pipe": {"path": "/run/antiphon/service.sock"}}}}]
+
+
+def test_no_secret_is_in_the_tree() -> None:
+    for path in edge.FOLDER.rglob("*.yaml"):
+        assert "PRIVATE KEY" not in path.read_text()
+        assert "inline_bytes" not in path.read_text()
+    assert "credentials" not in edge.SECURED.read_text()
