@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from services.models.loader import EMBEDDED
+from services.models.checkpoint import EMBEDDED
 from services.models.tiny.checkpoints import CODEC_CONFIG, LM_CONFIG
 
 CARD = 64

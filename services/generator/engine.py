@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from services.generator.requests import Change, GenerationRequest, Resume
+from services.generator.output import Output, unheard
+from services.generator.requests import Change, GenerationRequest
 from services.generator.sequence import (
     MOST_CHUNK_FRAMES,
     Prepared,
     PreparedChange,
     Sequence,
-    Windows,
     window_codes,
 )
+from services.generator.windows import Schedules, Windows
 from services.models.codecs import Frames, codec_of
 from services.models.conditions import Conditioner, Prompt, RowConditions, UnsupportedConditions
 from services.models.execution import Precision, make_executor, weight_bytes
 from services.models.loader import LoadedGenerator
-from services.models.patterns import Schedule
 from services.models.prompting import encode_prompt, window_melody
 from services.models.sampling import Sampling, sample
 
@@ -36,35 +34,6 @@ CHUNK_FRAMES = (5, 5, 10, 15, 25)
 """Frames of the first chunks; the last size stays. Small at first for a quick start, then larger: fewer calls."""
 PREFILL_STEPS = 32
 """Known tokens that a sequence takes in at once: others wait for it."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a step made audible.
-
-    Attributes:
-        steps: steps done.
-        audio: float32 ``[C, n]`` on the CPU, from sample ``first_sample`` on; empty when nothing is due.
-        codes: int32 ``[K, m]``, from frame ``first_frame`` on: all that were decoded with this step.
-        final: the piece is whole.
-    """
-
-    steps: int
-    audio: torch.Tensor
-    first_sample: int
-    codes: NDArray[np.int32]
-    first_frame: int
-    final: bool
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where in its windows a piece is: the window's first frame, the frames of its prompt, the steps before it."""
-
-    first: int
-    prompt: int
-    steps: int
-    schedule: Schedule
 
 
 class GeneratorEngine:
@@ -86,7 +55,7 @@ class GeneratorEngine:
         self.weight_bytes = weight_bytes(loaded.lm, self._executor.precision) + sum(
             parameter.numel() * parameter.element_size() for parameter in other
         )
-        self._schedule = cache(lambda frame_count: Schedule(loaded.lm.pattern_provider, frame_count))
+        self._schedules = Schedules(loaded.lm.pattern_provider)
 
     @property
     def samples_per_frame(self) -> int:
@@ -103,13 +72,7 @@ class GeneratorEngine:
 
     def step_count(self, frame_count: int | None, known: int = 0, stride: int = 0) -> int:
         """Return the steps that draw codes of a piece of so many frames, ``known`` of them given; 0 without an end."""
-        steps, windows = 0, self.windows(frame_count, stride)
-        while frame_count is not None and known < frame_count:
-            first, length = windows.at(known)
-            schedule = self._schedule(length)
-            steps += schedule.step_count - schedule.first_step(known - first)
-            known = first + length
-        return steps
+        return self._schedules.step_count(self.windows(frame_count, stride), known)
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """Work out a request's conditions and the codes that it begins with. From any thread."""
@@ -117,7 +80,7 @@ class GeneratorEngine:
         if request.continuation is not None:
             codes = encode_prompt(self._model, request.continuation, self._executor.device)
         windows, resume = self.windows(request.frame_count, request.stride_frames), request.resume
-        first = self._place(windows, codes.shape[1], 0 if resume is None else resume.codes.shape[1]).first
+        first = self._schedules.place(windows, codes.shape[1], 0 if resume is None else resume.codes.shape[1]).first
         rows = self._rows(request, windows, first)
         changes = () if request.resume is None else request.resume.updates
         prepared = tuple((step, self.prepare_change(change)) for step, change in changes)
@@ -136,7 +99,7 @@ class GeneratorEngine:
         prepared = prepared or self.prepare(request)
         windows = self.windows(request.frame_count, request.stride_frames)
         codes, resume = prepared.codes, request.resume
-        place = self._place(windows, codes.shape[1], 0 if resume is None else resume.codes.shape[1])
+        place = self._schedules.place(windows, codes.shape[1], 0 if resume is None else resume.codes.shape[1])
         if resume is not None and resume.codes.shape[1] > codes.shape[1]:
             codes = resume.codes
         schedule, known = place.schedule, min(codes.shape[1] - place.first, place.schedule.frame_count - 1)
@@ -248,17 +211,6 @@ class GeneratorEngine:
             return PREFILL_STEPS
         return min(PREFILL_STEPS, steady - sequence.origin - sequence.position)
 
-    def _place(self, windows: Windows, prompt: int, known: int) -> _Place:
-        """Return where a piece is that begins with ``prompt`` given frames, when ``known`` are there."""
-        steps, given = 0, prompt
-        while True:
-            first, length = windows.at(given)
-            schedule = self._schedule(length)
-            if known < first + length or first + length == windows.frame_count:
-                return _Place(first, given - first, steps, schedule)
-            steps += schedule.step_count - schedule.first_step(given - first)
-            given = first + length
-
     def _rows(self, request: GenerationRequest, windows: Windows, first: int) -> tuple[RowConditions, ...]:
         """Return what the rows of the window from frame ``first`` on are conditioned on."""
         heard = request.melody is not None or any(prompt.text for prompt in request.prompts)
@@ -288,7 +240,7 @@ class GeneratorEngine:
         first, length = sequence.windows.at(known)
         sequence.codes = window_codes(sequence.piece(first, known), length)
         sequence.first_frame, sequence.known = first, known - first
-        sequence.schedule = self._schedule(length)
+        sequence.schedule = self._schedules.of(length)
         sequence.first_draw = sequence.schedule.first_step(sequence.known)
         sequence.position, sequence.window_start = 0, sequence.steps
         sequence.origin = sequence.steps - sequence.first_draw
@@ -328,23 +280,10 @@ class GeneratorEngine:
             first, last = sequence.decoded_frames, final or sequence.done
             output = Output(sequence.steps, made, sequence.samples, part, first, last)
             resume = sequence.request.resume
-            outputs.append(output if resume is None else _unheard(output, resume))
+            outputs.append(output if resume is None else unheard(output, resume))
             sequence.decoded_frames += part.shape[1]
             sequence.samples += made.shape[1]
             sequence.chunks += index in samples
             if sequence.past is not None and sequence.decoded_frames >= sequence.past.shape[1]:
                 sequence.past = None
         return outputs
-
-
-def _unheard(output: Output, resume: Resume) -> Output:
-    """Leave out what the caller has already."""
-    samples = max(0, resume.received_samples - output.first_sample)
-    frames = max(0, resume.codes.shape[1] - output.first_frame)
-    return replace(
-        output,
-        audio=output.audio[:, samples:],
-        first_sample=output.first_sample + min(samples, output.audio.shape[1]),
-        codes=output.codes[:, frames:],
-        first_frame=output.first_frame + min(frames, output.codes.shape[1]),
-    )

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.generator.engine import Output
+from services.generator.output import Output
 from services.generator.requests import Change, GenerationRequest
-from services.generator.sequence import MOST_CHUNK_FRAMES, Windows
+from services.generator.sequence import MOST_CHUNK_FRAMES
+from services.generator.windows import Windows
 from services.models import magnet
 from services.models.codecs import Codec, Frames, UnsupportedCodec, WholeCodec, codec_of
 from services.models.conditions import Conditioner, UnsupportedConditions

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from antiphon.codes import bits_per_code, pack_codes
 from antiphon.v1 import audio_pb2, generator_pb2
 from services.generator import requests
-from services.generator.engine import Output
+from services.generator.output import Output
 from services.generator.requests import GenerationRequest
 from services.generator.residents import Model
 from services.generator.streams import Event, Finished, Reason, Updated
@@ -42,6 +42,7 @@ class Replies:
             frame_rate_hz=self._info.frame_rate_hz,
             total_samples=self._total_samples,
             total_steps=self._total_steps,
+            model_version=self._info.version,
         )
 
     def responses(self, event: Event) -> Iterator[generator_pb2.StreamGenerateResponse]:

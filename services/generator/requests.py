@@ -15,7 +15,7 @@ from services.generator.checks import Checks
 from services.models.conditions import Prompt
 from services.models.loader import ModelInfo
 from services.models.sampling import Sampling
-from services.runtime.errors import InvalidArgument, NotFound, Unimplemented
+from services.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from services.runtime.messages import duration
 
 MAX_BATCH = 32
@@ -104,6 +104,7 @@ def generation(
         NotFound: there is no such model.
         InvalidArgument: fields out of range, all of them named.
         Unimplemented: the model can't do it.
+        FailedPrecondition: the piece was begun by another version of the model.
     """
     info = model_of(config.model, models, path)
     checks = Checks(path, info)
@@ -130,6 +131,9 @@ def generation(
         checks.refuse("prompt_audio", "is served by StreamGenerate and Generate only")
     checks.settle()
     _check_modes(config, info, path)
+    if config.resume.model_version not in ("", info.version):
+        begun = config.resume.model_version
+        raise FailedPrecondition(f"{path}.resume.model_version", f"was begun by {begun}, this is {info.version}")
     return request
 
 

@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence as Many
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from services.generator.engine import Output
 from services.generator.fairness import FairQueue
+from services.generator.jobs import Engine, Job, Place
+from services.generator.output import Output
 from services.generator.requests import GenerationRequest
 from services.generator.streams import Finished, Reason, Stream, Updated
 from services.models.conditions import UnsupportedConditions
@@ -29,40 +29,6 @@ PROGRESS_STEPS = 10
 """A stream hears of its progress with every chunk of audio, and at least this often."""
 RETRY_SECONDS = (0.1, 60.0)
 """The least and the most that a refused caller is asked to wait."""
-
-
-class Place(Protocol):
-    """What the scheduler asks of an engine's sequence."""
-
-    steps: int
-
-    @property
-    def steps_left(self) -> int | None: ...
-
-
-class Engine(Protocol):
-    """What the scheduler asks of an engine. What it prepares, and its sequences, are its own."""
-
-    def prepare(self, request: GenerationRequest) -> Any: ...
-    def begin(self, request: GenerationRequest, prepared: Any) -> Any: ...
-    def step(self, sequences: list[Any]) -> list[Output]: ...
-    def finish(self, sequence: Any) -> Output: ...
-    def update(self, sequence: Any, prepared: Any) -> int: ...
-    def release(self, sequence: Any) -> None: ...
-
-
-@dataclass(eq=False)
-class Job:
-    """One request on its way. Times by ``time.monotonic``."""
-
-    request: GenerationRequest
-    stream: Stream
-    client: str
-    submitted: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    first_audio: float = 0.0
-    prepared: Future[Any] | None = None
-    sequence: Place | None = None
 
 
 class Scheduler:

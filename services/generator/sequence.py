@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.generator.requests import Change, GenerationRequest
 from services.generator.timeline import Mix, Timeline
+from services.generator.windows import Windows
 from services.models.conditions import RowConditions
 from services.models.patterns import Schedule
 from services.models.sessions import Session
@@ -20,34 +21,6 @@ UNKNOWN = -1
 """Stands for a code that is not drawn yet."""
 MOST_CHUNK_FRAMES = 50
 """Frames that are decoded in one step, however many of a prompt are there: others wait for it."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How a piece that is longer than the model's window is made, as AudioCraft's ``extend_stride`` does it.
-
-    Every window but the last has ``size`` frames and begins ``stride`` frames after the one before, whose codes it
-    goes on from. A piece without an end is the same, with no last window.
-
-    Attributes:
-        size: the longest that the model makes at once, in frames.
-        stride: frames from the start of a window to the start of the next; below ``size``.
-        frame_count: of the piece; None where it has no end.
-    """
-
-    size: int
-    stride: int
-    frame_count: int | None
-
-    def at(self, known: int) -> tuple[int, int]:
-        """Return the first frame and the length of the window that makes the frame after so many known ones."""
-        first = 0 if known < self.size or not self.extended else ((known - self.size) // self.stride + 1) * self.stride
-        return first, self.size if self.frame_count is None else min(self.size, self.frame_count - first)
-
-    @property
-    def extended(self) -> bool:
-        """Whether there is more than one window."""
-        return self.frame_count is None or self.frame_count > self.size
 
 
 @dataclass(frozen=True, eq=False)

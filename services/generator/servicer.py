@@ -16,7 +16,7 @@ from antiphon.codes import bits_per_code, pack_codes
 from antiphon.v1 import generator_pb2, generator_pb2_grpc
 from services.generator import requests
 from services.generator.controls import obey
-from services.generator.engine import Output
+from services.generator.output import Output
 from services.generator.prompts import PromptLimits, attach, gather
 from services.generator.replies import Replies, empty
 from services.generator.requests import GenerationRequest

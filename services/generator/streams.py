@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from services.generator.engine import Output
+from services.generator.output import Output
 from services.generator.requests import Change
 from services.generator.sequence import PreparedChange
 

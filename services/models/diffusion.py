@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, base, nodes
 from torch import nn
 
-from services.models.loader import CheckpointError
+from services.models.checkpoint import CheckpointError
 
 HUB = "facebook/multiband-diffusion"
 _HUB_FILES = {

@@ -18,7 +18,7 @@ from encodec.model import LMModel
 from encodec.quantization.ac import ArithmeticCoder, ArithmeticDecoder, build_stable_quantized_cdf
 from numpy.typing import NDArray
 
-from services.models.loader import CheckpointError
+from services.models.checkpoint import CheckpointError
 
 _PATTERN = "encodec_lm_*.th"
 _CONTEXT_SECONDS = 3.5

@@ -11,17 +11,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import pickle
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from services.models import magnet
+from services.models.checkpoint import (
+    CODEC_FILE,
+    EMBEDDED,
+    LM_FILE,
+    CheckpointError,
+    config_of,
+    find,
+    is_transformers,
+    read,
+)
 from services.models.conditions import MELODY, TEXT
 from services.models.melody import SeparatorError, separators, steady
 from services.models.sampling import DEFAULT_SAMPLING, Sampling
@@ -31,26 +38,13 @@ logging.getLogger("xformers").setLevel(logging.ERROR)
 logging.getLogger("audiocraft").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
 
-LM_FILE = "state_dict.bin"
-CODEC_FILE = "compression_state_dict.bin"
-EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "music"}
 LICENSES = {"tiny": "MIT"}
-
-
 MODES = ("continuation", "melody", "extension", "mixing", "stepwise")
 """What a generator may do: go on from audio, keep a melody, pass its window, take several prompts at once and others
 in mid-stream, and send audio while it is made; what can be resumed or has no end needs that."""
 SOUND_SOLVERS = ("audiogen", "audio_magnet")
 STRIDE_SECONDS = {"music": 18.0, "sound": 2.0}
 """AudioCraft's, of MusicGen and AudioGen."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint that can't be loaded; the message says which file, what is wrong with it and what to do."""
-
-
-class UnknownModel(CheckpointError):
-    """A name that is no embedded model, no folder and no Hugging Face id that can be fetched."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,11 @@ class ModelInfo:
     sampling: Sampling = DEFAULT_SAMPLING
     stride_seconds: float = 0.0
     limit_seconds: float = 0.0
+
+    @property
+    def version(self) -> str:
+        """Stands for the weights and the precision: what one version makes of a seed, another does not."""
+        return f"{self.digest[:16]}-{self.precision}"
 
     @property
     def longest_seconds(self) -> float:
@@ -123,7 +122,7 @@ def load_codec(name: str, device: str = "cpu") -> LoadedCodec:
         UnknownModel: nothing of that name can be found.
         CheckpointError: it is found and can't be loaded.
     """
-    folder = Path(name) if name and name not in EMBEDDED and _is_transformers(name) else _find(name, (CODEC_FILE,))
+    folder = Path(name) if name and name not in EMBEDDED and is_transformers(name) else find(name, (CODEC_FILE,))
     model = _interleaved(_codec_of(folder, device), name, folder)
     files = [path for path in (folder / CODEC_FILE, folder / "model.safetensors") if path.exists()]
     return LoadedCodec(model, _info(name, "codec", model, 0.0, [model], files, device))
@@ -136,10 +135,10 @@ def _interleaved(codec: Any, name: str, folder: Path) -> Any:
     path = folder / LM_FILE
     if not path.is_file() and "stereo" in name and not Path(name).is_dir():
         # Only the language model's configuration says how a codec of one channel is used for two.
-        path = _find(name, (LM_FILE,)) / LM_FILE
+        path = find(name, (LM_FILE,)) / LM_FILE
     if not path.is_file() or int(codec.channels) != 1:
         return codec
-    interleave = OmegaConf.select(_config_of(_read(path, mapped=True), path), "interleave_stereo_codebooks")
+    interleave = OmegaConf.select(config_of(read(path, mapped=True), path), "interleave_stereo_codebooks")
     if not interleave or not interleave.get("use"):
         return codec
     return InterleaveStereoCompressionModel(codec, per_timestep=bool(interleave.get("per_timestep", False))).eval()
@@ -154,9 +153,9 @@ def load_generator(name: str, device: str = "cpu") -> LoadedGenerator:
     """
     from audiocraft.models import builders
 
-    folder = _find(name, (LM_FILE, CODEC_FILE))
-    package = _read(folder / LM_FILE)
-    config = _config_of(package, folder / LM_FILE)
+    folder = find(name, (LM_FILE, CODEC_FILE))
+    package = read(folder / LM_FILE)
+    config = config_of(package, folder / LM_FILE)
     config.device, config.dtype = device, "float32"
     codec = _codec_of(folder, device)
     _complete(config, codec, folder)
@@ -217,72 +216,22 @@ def _abilities(lm: Any, config: DictConfig, kind: str, seconds: float) -> dict[s
     }
 
 
-def _find(name: str, files: tuple[str, ...]) -> Path:
-    """Return the folder that holds the files, fetching them from the hub when the name is an id."""
-    folder = EMBEDDED.get(name, Path(name))
-    if name and folder.is_dir():  # Path("") would be the working directory
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{name}: no {missing[0]} in the folder; hint: export it with audiocraft.utils.export"
-            )
-        return folder
-    if name in EMBEDDED or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnknownModel(f"{name}: no such folder, and not an embedded model ({', '.join(EMBEDDED)}) or a hub id")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        paths = [Path(hf_hub_download(repo_id=name, filename=file)) for file in files]
-    except Exception as error:
-        raise UnknownModel(f"{name}: can't be fetched from the Hugging Face hub: {error}") from error
-    return paths[0].parent
-
-
-def _read(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """Read a checkpoint; ``mapped`` leaves its tensors on the disk, where its format lets them be."""
-    try:
-        mapped = mapped and zipfile.is_zipfile(path)
-        package = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path.name}: holds more than tensors and plain values, and is refused because it could run code; "
-            "hint: export it with audiocraft.utils.export, which stores the configuration as text"
-        ) from error
-    except Exception as error:
-        raise CheckpointError(f"{path.name}: is not a readable checkpoint: {error}") from error
-    if not isinstance(package, dict):
-        raise CheckpointError(f"{path.name}: holds a {type(package).__name__}, not an AudioCraft export")
-    return package
-
-
-def _config_of(package: dict[str, Any], path: Path) -> DictConfig:
-    if not isinstance(package.get("xp.cfg"), str | dict) or not isinstance(package.get("best_state"), dict):
-        raise CheckpointError(f"{path.name}: no 'xp.cfg' and 'best_state' in it: not an AudioCraft export")
-    try:
-        config = OmegaConf.create(package["xp.cfg"])
-    except Exception as error:
-        raise CheckpointError(f"{path.name}: its configuration is not YAML: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise CheckpointError(f"{path.name}: its configuration is not a mapping")
-    return config
-
-
 def _codec_of(folder: Path, device: str) -> Any:
     from audiocraft.models import builders
     from audiocraft.models.encodec import HFEncodecCompressionModel
 
-    if _is_transformers(str(folder)):
+    if is_transformers(str(folder)):
         return _transformers_codec(str(folder), device)
-    package = _read(folder / CODEC_FILE)
+    package = read(folder / CODEC_FILE)
     if "pretrained" in package:
         name = str(package["pretrained"])
         if name.startswith("dac_"):
             return _dac(name, device)
         beside = folder / name
-        if beside.is_dir() and not _is_transformers(str(beside)):
+        if beside.is_dir() and not is_transformers(str(beside)):
             return _codec_of(beside, device)
         return _transformers_codec(str(beside) if beside.is_dir() else name, device)
-    config = _config_of(package, folder / CODEC_FILE)
+    config = config_of(package, folder / CODEC_FILE)
     config.device = device
     try:
         model = builders.get_compression_model(config)
@@ -304,10 +253,6 @@ def _dac(name: str, device: str) -> Any:
             f"{name}: can't be loaded: {error}; hint: AudioCraft runs DAC through the package descript-audio-codec, "
             "which is not among our requirements; docs/operations.md says how to add it"
         ) from error
-
-
-def _is_transformers(folder: str) -> bool:
-    return (Path(folder) / "config.json").is_file() and not (Path(folder) / CODEC_FILE).is_file()
 
 
 def _transformers_codec(name: str, device: str) -> Any:

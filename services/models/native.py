@@ -16,59 +16,12 @@ from typing import Any
 import torch
 
 from services.models.conditions import RowConditions
-from services.models.executor import UnsupportedModel, guide
+from services.models.executor import guide
 from services.models.kernels import build
-from services.models.weights import LinearWeights, NormWeights, Weights, read_weights
+from services.models.native_weights import LANES, PRECISIONS, PackedWeights
+from services.models.weights import LinearWeights, read_weights
 
-PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
-LANES = 16
-GROUP = 64
 _CACHE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-_HEAD_DIMS = (16, 32, 48, 64, 80, 96, 128)
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-    )
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_double))
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        ("norm1", _Norm),
-        ("qkv", _Linear),
-        ("out", _Linear),
-        ("norm_cross", _Norm),
-        ("query", _Linear),
-        ("key_value", _Linear),
-        ("cross_out", _Linear),
-        ("norm2", _Norm),
-        ("up", _Linear),
-        ("down", _Linear),
-    )
-
-
-class _Model(ctypes.Structure):
-    _fields_ = (
-        ("layers", ctypes.POINTER(_Layer)),
-        ("layer_count", ctypes.c_int64),
-        ("dim", ctypes.c_int64),
-        ("heads", ctypes.c_int64),
-        ("hidden", ctypes.c_int64),
-        ("precision", ctypes.c_int64),
-        ("crossed", ctypes.c_int64),
-        ("relu", ctypes.c_int64),
-        ("out_norm", _Norm),
-        ("head", _Linear),
-    )
 
 
 class _Cache(ctypes.Structure):
@@ -137,13 +90,11 @@ class NativeExecutor:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: {precision} can't be run by the kernels")
         weights = read_weights(lm)
-        _check(weights)
         self._library = build.load()
         self.device = torch.device("cpu")
         self.precision = precision
         self.start_token = weights.start_token
-        self._kept: list[Any] = []
-        self._model = self._pack(weights)
+        self._packed = PackedWeights(weights, precision)
         # The layers are packed: nothing here keeps the model's own alive.
         self._weights = replace(weights, layers=(), out_norm=None, heads=LinearWeights(torch.empty(0), None))
         self._embeddings = weights.embeddings.flatten(0, 1)
@@ -212,10 +163,10 @@ class NativeExecutor:
             run.sources, run.source_count = row.sources, len(row.sources)
             row.filled = end
         x = torch.cat(inputs)
-        logits = torch.empty(len(lasts), self._model.head.outputs)
+        logits = torch.empty(len(lasts), self._packed.model.head.outputs)
         picked = (ctypes.c_int64 * len(lasts))(*lasts)
         failed = self._library.antiphon_step(
-            ctypes.byref(self._model),
+            ctypes.byref(self._packed.model),
             runs,
             ctypes.c_int64(len(runs)),
             ctypes.c_void_p(x.data_ptr()),
@@ -232,7 +183,7 @@ class NativeExecutor:
     def _attach(self, state: NativeState, conditions: Sequence[RowConditions]) -> None:
         if any(source.shape[1:] != (self._weights.dim,) for row in conditions for source, _ in row.cross):
             raise ValueError(f"conditions: a source is not [T, {self._weights.dim}]")
-        if not self._model.crossed and any(row.cross for row in conditions):
+        if not self._packed.model.crossed and any(row.cross for row in conditions):
             raise ValueError("conditions: the model has no cross-attention")
         for row, new in zip(state.rows, conditions, strict=True):
             # While prompts fade, the same sources come with other weights at every step.
@@ -248,7 +199,7 @@ class NativeExecutor:
         plain = source.float().contiguous()
         memory = self._memory(len(plain))
         failed = self._library.antiphon_project(
-            ctypes.byref(self._model),
+            ctypes.byref(self._packed.model),
             ctypes.c_void_p(plain.data_ptr()),
             ctypes.c_int64(len(plain)),
             ctypes.byref(memory.cache),
@@ -260,7 +211,7 @@ class NativeExecutor:
 
     def _memory(self, length: int) -> _Memory:
         capacity = -(-length // LANES) * LANES
-        heads = self._model.layer_count * self._weights.num_heads
+        heads = self._packed.model.layer_count * self._weights.num_heads
         shape = (heads, capacity, self._weights.head_dim)
         keys, values = (torch.empty(shape, dtype=_CACHE_TYPES[self.precision]) for _ in range(2))
         if self.precision != "int8":
@@ -268,59 +219,3 @@ class NativeExecutor:
         key_scales, value_scales = (torch.empty(heads, capacity) for _ in range(2))
         tensors = (keys, values, key_scales, value_scales)
         return _Memory(_Cache(*(tensor.data_ptr() for tensor in tensors), capacity), tensors)
-
-    def _pack(self, weights: Weights) -> _Model:
-        layers = (_Layer * len(weights.layers))()
-        for packed, layer in zip(layers, weights.layers, strict=True):
-            packed.norm1, packed.norm2 = self._norm(layer.norm1), self._norm(layer.norm2)
-            packed.qkv, packed.out = self._linear(layer.qkv), self._linear(layer.out)
-            packed.up, packed.down = self._linear(layer.up), self._linear(layer.down)
-            if layer.cross is not None:
-                packed.norm_cross = self._norm(layer.cross.norm)
-                packed.query, packed.cross_out = self._linear(layer.cross.query), self._linear(layer.cross.out)
-                packed.key_value = self._linear(layer.cross.key_value)
-        self._kept.append(layers)
-        return _Model(
-            layers=layers,
-            layer_count=len(layers),
-            dim=weights.dim,
-            heads=weights.num_heads,
-            hidden=weights.layers[0].up.weight.shape[0],
-            precision=PRECISIONS[self.precision],
-            crossed=weights.crossed,
-            relu=weights.activation == "relu",
-            out_norm=_Norm() if weights.out_norm is None else self._norm(weights.out_norm),
-            head=self._linear(weights.heads),
-        )
-
-    def _norm(self, norm: NormWeights) -> _Norm:
-        return _Norm(self._keep(norm.weight.clone()), self._keep(norm.bias.clone()), norm.eps)
-
-    def _linear(self, linear: LinearWeights) -> _Linear:
-        outputs, inputs = linear.weight.shape
-        weight, scales = linear.weight, None
-        if self.precision == "fp32":
-            packed = weight.view(-1, LANES, inputs).transpose(1, 2)
-        elif self.precision == "bf16":
-            packed = weight.bfloat16().view(-1, LANES, inputs // 2, 2).transpose(1, 2)
-        else:
-            scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-            quantised = (weight / scale).round().add(128).to(torch.uint8)
-            packed = quantised.view(-1, LANES, inputs // 4, 4).transpose(1, 2)
-            scales = self._keep(scale[:, 0].contiguous())
-        bias = None if linear.bias is None else self._keep(linear.bias.clone())
-        return _Linear(self._keep(packed.contiguous()), scales, bias, outputs, inputs)
-
-    def _keep(self, tensor: torch.Tensor) -> int:
-        self._kept.append(tensor)
-        return tensor.data_ptr()
-
-
-def _check(weights: Weights) -> None:
-    sizes = [weights.dim, weights.layers[0].up.weight.shape[0]]
-    if (
-        any(size % GROUP for size in sizes)
-        or weights.head_dim not in _HEAD_DIMS
-        or weights.heads.weight.shape[0] % LANES
-    ):
-        raise UnsupportedModel(f"language model: layers of {sizes} and heads of {weights.head_dim} can't be run")

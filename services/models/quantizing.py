@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from services.models.layers import UnsupportedCodec
-from services.models.native_codec import NativeQuantizer, Unsupported
+from services.models.native_products import NativeQuantizer, Unsupported
 from services.models.packed import PackedLinear
 
 
@@ -22,6 +22,9 @@ class Quantizer:
 
     def __init__(self, books: list[torch.Tensor]) -> None:
         self._books = [book.detach().float().contiguous() for book in books]
+        # All books in one table: a call for each of them would cost a short chunk more than the sums do.
+        self._table = torch.cat(self._books)
+        self._offsets = self.codebook_size * torch.arange(len(books), device=self._table.device)
         self._native: NativeQuantizer | None = None
         self._scores: list[PackedLinear] = []
         try:
@@ -53,10 +56,9 @@ class Quantizer:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return vectors ``[B, T, D]`` of codes ``[B, K, T]``; K may be less than all codebooks."""
-        total = functional.embedding(codes[:, 0], self._books[0])
-        for index in range(1, codes.shape[1]):
-            total += functional.embedding(codes[:, index], self._books[index])
-        return total
+        batch, count, steps = codes.shape
+        rows = codes.transpose(1, 2).reshape(batch * steps, count) + self._offsets[:count]
+        return functional.embedding_bag(rows, self._table, mode="sum").view(batch, steps, self._table.shape[1])
 
 
 def quantizer_of(codec: Any) -> Quantizer:

@@ -23,7 +23,8 @@ from services.models.layers import (
     Transposed,
     UnsupportedCodec,
 )
-from services.models.native_codec import NativeNetwork, Unsupported
+from services.models.native_codec import NativeNetwork
+from services.models.native_products import Unsupported
 from services.models.packed import PackedConv
 from services.models.recurrent import Recurrent
 
@@ -79,28 +80,27 @@ class Network:
     def _push_native(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Start each stream alone, with as little as that takes, and run the rest in our kernels."""
         assert self._native is not None
-        inputs, heads = inputs.copy(), []
+        inputs, parts = inputs.copy(), [list[torch.Tensor]() for _ in places]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, place in enumerate(places):
             block = inputs[index]
-            heads.append(block.new_zeros(1, 0, self._native.channels))
             if place.stream is None and block.shape[1]:
                 head = block[:, : self._start - place.received]
                 place.received += head.shape[1]
-                heads[index] = self._chain.push(place, head, False)
+                parts[index].append(self._chain.push(place, head, False))
                 inputs[index] = block[:, head.shape[1] :]
                 place.stream = self._native.enter(place) if place.received == self._start else None
             if place.stream is not None and inputs[index].shape[1]:
                 groups.setdefault((inputs[index].shape[1], place.stream.key()), []).append(index)
-        outputs = heads
-        for members in groups.values():
+        for (length, _), members in groups.items():
             streams = [places[index].stream for index in members]
             # Piece by piece: what passes between the layers stays in the caches.
-            pieces = zip(*(torch.split(inputs[index], self._piece, dim=1) for index in members), strict=True)
-            made = torch.cat([self._native.push(streams, piece) for piece in pieces], dim=1)
-            for row, index in enumerate(members):
-                outputs[index] = torch.cat([heads[index], made[row : row + 1]], dim=1)
-        return outputs
+            for start in range(0, length, self._piece):
+                made = self._native.push(streams, [inputs[index][:, start : start + self._piece] for index in members])
+                for row, index in enumerate(members):
+                    parts[index].append(made[row : row + 1])
+        empty = torch.zeros(1, 0, self._native.channels)
+        return [made[0] if len(made) == 1 else torch.cat(made or [empty], dim=1) for made in parts]
 
     def _push_together(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         groups: dict[tuple[Any, ...], list[int]] = {}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -65,7 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
     }
     found: dict[str, dict[int, Figures]] = {}
     for loop in loops(loaded, lambda name: not arguments.loops or name in arguments.loops):
-        found[loop.name] = {n: _measure(loop, n, frames, arguments.quick) for n in arguments.streams}
+        found[loop.name] = {}
+        for count in arguments.streams:
+            found[loop.name][count] = _measure(loop, count, frames, arguments.quick)
+            # A run of the small shape takes half an hour: what it has found so far outlives it.
+            print(loop.name, count, found[loop.name][count], file=sys.stderr, flush=True)
         facts[loop.name] = {str(count): asdict(figures) for count, figures in found[loop.name].items()}
         if isinstance(loop, Ours) and "roofline" not in facts:
             facts["roofline"] = _roofline(loaded, loop, frames)

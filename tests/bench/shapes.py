@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from services.models.loader import EMBEDDED, LoadedGenerator, ModelInfo, load_generator
+from services.models.checkpoint import EMBEDDED
+from services.models.loader import LoadedGenerator, ModelInfo, load_generator
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import LM_CONFIG, build_codec, build_lm
 

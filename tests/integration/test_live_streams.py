@@ -63,7 +63,7 @@ class Heard:
 
     def __init__(self, stub: Any, message: Any) -> None:
         self.call = stub.StreamGenerate()
-        self.audio, self.codes, self.kinds = b"", np.zeros((4, 0), np.int32), list[str]()
+        self.audio, self.version, self.codes, self.kinds = b"", "", np.zeros((4, 0), np.int32), list[str]()
         self.updates: list[Any] = []
         self.last: Any = None
         self._config = message
@@ -83,6 +83,8 @@ class Heard:
             self.audio += response.audio.data
         elif kind == "codes":
             self.codes = np.concatenate([self.codes, unpack_codes(response.codes)], axis=1)
+        elif kind == "started":
+            self.version = response.started.model_version
         elif kind == "updated":
             self.updates.append(response.updated)
         return True
@@ -247,6 +249,19 @@ async def test_a_bad_resume_point_is_refused_by_its_field(stub: Any, change: Any
     heard = await Heard(stub, message).open()
     code, fields = await refusal(heard)
     assert code == "INVALID_ARGUMENT" and field in fields
+
+
+async def test_only_the_version_that_began_a_piece_goes_on_with_it(stub: Any) -> None:
+    reference = await whole(stub, config())
+    version = reference.version
+    assert version.endswith("-fp32")
+    message = config()
+    message.resume.codes.CopyFrom(pack_codes(reference.codes[:, :10], 9))
+    message.resume.model_version = version
+    assert (await whole(stub, message)).audio == reference.audio
+    message.resume.model_version = version.replace("fp32", "int8")
+    code, fields = await refusal(await Heard(stub, message).open())
+    assert (code, fields) == ("FAILED_PRECONDITION", ["config.resume.model_version"])
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from audiocraft.models.loaders import load_diffusion_models
 from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
 from audiocraft.modules.diffusion_schedule import NoiseSchedule
 
+from services.models.checkpoint import CheckpointError
 from services.models.diffusion import Diffusion, Stopped, load_diffusions
-from services.models.loader import CheckpointError
 from tests import codec_models
 from tests.codec_models import save_diffusion
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from services.codec.engine import CodecEngine
 from services.models.audio import AudioLimits
+from services.models.checkpoint import CheckpointError
 from services.models.codecs import Codec, Frames, codec_of
-from services.models.loader import CheckpointError, load_codec
+from services.models.loader import load_codec
 from services.models.tiny.checkpoints import CODEC_CONFIG, build_codec, save
 from tests import codec_models
 from tests.codec_models import noise

@@ -11,7 +11,8 @@ import pytest
 import torch
 from audiocraft.models.musicgen import MusicGen
 
-from services.generator.engine import GeneratorEngine, Output
+from services.generator.engine import GeneratorEngine
+from services.generator.output import Output
 from services.generator.requests import GenerationRequest
 from services.models.conditions import Prompt
 from services.models.loader import LoadedGenerator, load_generator
@@ -102,14 +103,44 @@ def test_text(load: Load, kind: str, cfg_coef: float, two_step: bool) -> None:
     check(outputs, loaded, expected[0])
 
 
-@pytest.mark.parametrize("kind", ["text", "stereo"])
-def test_500_steps(load: Load, kind: str) -> None:
-    loaded = load(kind, 10)
-    _, expected = reference(loaded, duration=10).generate([TEXT], return_tokens=True)
+LONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # The kind of model, what AudioCraft is asked for, and what the engine is.
+    "guided": ("text", {}, {}),
+    "unguided": ("text", {"cfg_coef": 1.0}, {"sampling": Sampling(use_sampling=False, cfg_coef=1.0)}),
+    "two-step": ("text", {"two_step_cfg": True}, {"two_step": True}),
+    "stereo": ("stereo", {}, {}),
+    "sound": ("sound", {}, {}),
+    "prepended": ("melody", {}, {}),
+}
+
+
+@pytest.mark.parametrize("mode", LONG)
+def test_500_steps(load: Load, mode: str) -> None:
+    kind, parameters, fields = LONG[mode]
+    loaded = load(kind, 12)
+    _, expected = reference(loaded, duration=10.4, **parameters).generate([TEXT], return_tokens=True)
     engine = GeneratorEngine(loaded)
-    (outputs,) = run(engine, request(loaded, 500))
+    (outputs,) = run(engine, request(loaded, 520, **fields))
     check(outputs, loaded, expected[0])
-    assert outputs[-1].steps == engine.step_count(500) >= 500
+    assert outputs[-1].steps == engine.step_count(520) > 500
+
+
+@pytest.mark.parametrize("kind", ["text", "stereo"])
+def test_500_steps_after_a_prompt(load: Load, kind: str) -> None:
+    loaded = load(kind, 12)
+    prompt, rate = tune(1.3, loaded.info.sample_rate_hz, loaded.info.channel_count), loaded.info.sample_rate_hz
+    _, expected = reference(loaded, duration=11.8).generate_continuation(prompt, rate, [TEXT], return_tokens=True)
+    (outputs,) = run(GeneratorEngine(loaded), request(loaded, 590, continuation=prompt))
+    check(outputs, loaded, expected[0])
+    assert outputs[-1].steps > 500
+
+
+def test_500_steps_with_a_melody(load: Load) -> None:
+    loaded, melody = load("melody", 12), tune(10.4, 32000)
+    _, expected = reference(loaded, duration=10.4).generate_with_chroma([TEXT], melody, 32000, return_tokens=True)
+    (outputs,) = run(GeneratorEngine(loaded), request(loaded, 520, melody=melody))
+    check(outputs, loaded, expected[0])
+    assert outputs[-1].steps > 500
 
 
 @pytest.mark.parametrize("kind", ["text", "stereo", "sound", "melody"])
@@ -124,7 +155,7 @@ def test_continuation(load: Load, kind: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "stereo", "melody"])
-@pytest.mark.parametrize(("frames", "stride"), [(101, 60), (260, 60), (110, 1), (320, 99)])
+@pytest.mark.parametrize(("frames", "stride"), [(101, 60), (520, 60), (110, 1), (320, 99)])
 def test_longer_than_the_window(load: Load, kind: str, frames: int, stride: int) -> None:
     """Of other lengths AudioCraft's last window may be off by a frame: it counts in seconds, as floats."""
     loaded = load(kind)
@@ -158,16 +189,16 @@ def test_melody(load: Load, frames: int, melody_seconds: float, text: str) -> No
 
 def test_mixed_requests_that_join_at_different_steps(load: Load) -> None:
     """Eight, each what it is alone: AudioCraft's tokens."""
-    loaded = load("text")
+    loaded = load("text", 12)
     prompt = tune(1.2, 32000)
     mixed: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({"frames": 100}, {"duration": 2.0}),
+        ({"frames": 500}, {"duration": 10.0}),
         ({"frames": 40, "text": "organ"}, {"duration": 0.8}),
         ({"frames": 70, "text": ""}, {"duration": 1.4}),
-        ({"frames": 150, "continuation": prompt}, {"duration": 3.0}),
-        ({"frames": 90, "sampling": Sampling(use_sampling=False, cfg_coef=1.0)}, {"duration": 1.8, "cfg_coef": 1.0}),
-        ({"frames": 250, "stride_frames": 30}, {"duration": 5.0, "extend_stride": 0.6}),
-        ({"frames": 61, "two_step": True, "text": "a"}, {"duration": 1.22, "two_step_cfg": True}),
+        ({"frames": 540, "continuation": prompt}, {"duration": 10.8}),
+        ({"frames": 512, "sampling": Sampling(use_sampling=False, cfg_coef=1.0)}, {"duration": 10.24, "cfg_coef": 1.0}),
+        ({"frames": 650, "stride_frames": 300}, {"duration": 13.0, "extend_stride": 6.0}),
+        ({"frames": 520, "two_step": True, "text": "a"}, {"duration": 10.4, "two_step_cfg": True}),
         ({"frames": 100, "continuation": prompt[:, :9000], "text": "drums"}, {"duration": 2.0}),
     ]
     requests = [request(loaded, **fields) for fields, _ in mixed]

@@ -17,7 +17,8 @@ import torch
 
 from services.models.conditions import RowConditions
 from services.models.kernels import build
-from services.models.native import PRECISIONS, NativeExecutor
+from services.models.native import NativeExecutor
+from services.models.native_weights import PRECISIONS
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import LM_CONFIG
 from tests.language_models import random_lm
@@ -130,6 +131,26 @@ def test_no_place_for_the_library_is_the_reason(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ANTIPHON_KERNELS", str(tmp_path / "file" / "kernels"))
     with pytest.raises(build.NoCompiler, match="hint: set ANTIPHON_KERNELS"):
+        build.build()
+
+
+def test_a_machine_takes_the_best_portable_library_that_it_runs_and_needs_no_compiler(
+    folder: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image: built on one machine, run on another."""
+    compiler(REAL)
+    built = {path.name for path in build.build_portable()}
+    levels = build._LEVELS[platform.machine()]
+    sources = len(list(Path(build.__file__).parent.glob("*.cpp")))
+    assert len(built) == sources * len(levels) == len(list(folder.iterdir()))
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert build.load().antiphon_step
+    assert build.load("codec").codec_push
+    for level, (_, needed) in levels.items():
+        monkeypatch.setattr(build, "_cpu", lambda needed=needed: f"flags : {' '.join(needed)}")
+        assert build.build().name.startswith(f"decoder-{level}-")
+    monkeypatch.setattr(build, "_cpu", lambda: "flags : fpu")
+    with pytest.raises(build.NoCompiler, match="/nowhere"):
         build.build()
 
 

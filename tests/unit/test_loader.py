@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from services.models.loader import CheckpointError, UnknownModel, load_codec, load_generator
+from services.models.checkpoint import CheckpointError, UnknownModel
+from services.models.loader import load_codec, load_generator
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import CODEC_CONFIG, LM_CONFIG, build_codec, build_lm, save
 

@@ -14,7 +14,8 @@ from audiocraft.modules.conditioners import ConditioningAttributes
 
 from services.models.conditions import Conditioner, Prompt, RowConditions
 from services.models.executor import Executor, UnsupportedModel
-from services.models.native import PRECISIONS, NativeExecutor, NativeState
+from services.models.native import NativeExecutor, NativeState
+from services.models.native_weights import PRECISIONS
 from services.models.patterns import Schedule
 from services.models.tiny import text_encoder
 from services.models.tiny.checkpoints import LM_CONFIG

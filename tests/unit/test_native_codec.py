@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.models import native_codec
+from services.models import native_codec, native_products
 from services.models.codecs import Codec, Frames, codec_of
 from services.models.quantizing import Quantizer
 from tests import codec_models
@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=SHAPES)
 def model(request: pytest.FixtureRequest) -> Any:
-    assert native_codec.kernels() is not None, "the tests need a C++ compiler"
+    assert native_products.kernels() is not None, "the tests need a C++ compiler"
     return codec_models.seanet_codec(request.param)
 
 
@@ -57,7 +57,8 @@ def pieces(model: Any, count: int) -> list[torch.Tensor]:
 def test_without_a_compiler_pytorch_does_the_same(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = codec_of(model)
     with monkeypatch.context() as patch:
-        patch.setattr(native_codec, "kernels", lambda: None)
+        for module in (native_codec, native_products):
+            patch.setattr(module, "kernels", lambda: None)
         plain = codec_of(model)
     books = model.num_codebooks
     audio = pieces(model, 2)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from audiocraft.models.magnet import MAGNeT
 
-from services.generator.engine import GeneratorEngine, Output
+from services.generator.engine import GeneratorEngine
+from services.generator.output import Output
 from services.generator.plain import PlainEngine
 from services.generator.requests import Change
 from services.models.conditions import Prompt, UnsupportedConditions

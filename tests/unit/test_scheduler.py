@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.generator.engine import Output
+from services.generator.output import Output
 from services.generator.requests import Change, GenerationRequest
 from services.generator.scheduler import STREAM_CAPACITY, Scheduler
 from services.generator.sequence import Sequence

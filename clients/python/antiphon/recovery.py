@@ -45,6 +45,7 @@ class Recovery:
         self._config.CopyFrom(config)
         self._config.include_codes = config.include_codes or enabled
         self._started = False
+        self._model_version = ""
         self._attempts = 0
         self._lock = threading.Lock()
         self._codes: list[NDArray[np.int32]] = []
@@ -88,6 +89,7 @@ class Recovery:
         if self._started:
             return False
         self._started = True
+        self._model_version = started.model_version
         self._config.CopyFrom(started.config)
         self._config.include_codes = self._config.include_codes or self._enabled
         return True
@@ -135,6 +137,7 @@ class Recovery:
             resume.codes.CopyFrom(pack_codes(np.concatenate(self._codes, axis=1), self._bits))
         resume.received_samples = self._samples
         resume.updates.extend(self._applied)
+        resume.model_version = self._model_version
         if config.pacing.HasField("initial_credit"):
             heard = self._samples * 10**9 // config.output_format.sample_rate_hz
             put_duration(config.pacing.initial_credit, max(0, self._granted - heard) / 1e9, "pacing.initial_credit")

@@ -1,9 +1,11 @@
 """Compiles the kernels for this CPU, once, and loads them.
 
-    python -m services.models.kernels.build
+    python -m services.models.kernels.build [--portable]
 
-does it ahead of time and prints where the libraries are. `ANTIPHON_KERNELS` names the folder that keeps it; the default
-is in the user's cache. The compiler is `$CXX`, or the first of c++, g++, clang++ that is there.
+does it ahead of time and prints where the libraries are. `ANTIPHON_KERNELS` names the folder that keeps them; the
+default is in the user's cache. The compiler is `$CXX`, or the first of c++, g++, clang++ that is there. With
+``--portable`` the folder gets a library for each level of processors, from which any machine of the architecture takes
+the best that it can run, and needs no compiler: for images, which are built elsewhere than where they run.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,18 @@ _log = logging.getLogger("antiphon.kernels")
 _FOLDER = Path(__file__).parent
 _SOURCES = sorted([*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*.h")])
 _FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi"]
+_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "abm"}
+_V4 = {*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_LEVELS = {
+    "x86_64": {
+        "x86-64-v4-bf16": ("x86-64-v4 -mavx512vnni -mavx512bf16", {*_V4, "avx512_vnni", "avx512_bf16"}),
+        "x86-64-v4-vnni": ("x86-64-v4 -mavx512vnni", {*_V4, "avx512_vnni"}),
+        "x86-64-v4": ("x86-64-v4", _V4),
+        "x86-64-v3": ("x86-64-v3", _V3),
+    },
+    "aarch64": {"armv8-a": ("armv8-a", {"asimd"})},
+}
+"""Of each architecture, best first: the compiler's name of it, and what the processor must say that it has."""
 
 
 class NoCompiler(Exception):
@@ -51,12 +66,13 @@ def build(name: str = "decoder") -> Path:
     Raises:
         NoCompiler: there is no compiler, or it fails.
     """
+    portable = _portable(name)
+    if portable is not None:
+        return portable
     command = _compiler()
-    digest = hashlib.sha256(repr((command, _FLAGS, _cpu())).encode())
-    for source in _SOURCES:
-        digest.update(source.read_bytes())
+    key = _digest(repr((command, _FLAGS, _cpu())))
     for folder in _folders():
-        library = folder / f"{name}-{digest.hexdigest()[:16]}.so"
+        library = folder / f"{name}-{key}.so"
         if library.exists():
             return library
         try:
@@ -66,14 +82,49 @@ def build(name: str = "decoder") -> Path:
         except OSError:
             continue  # read-only
         os.close(handle)
-        _compile(command, _FOLDER / f"{name}.cpp", Path(fresh))
+        _compile([*command, *_FLAGS], _FOLDER / f"{name}.cpp", Path(fresh))
         os.replace(fresh, library)
         return library
     raise NoCompiler("no folder to keep the library in can be written; hint: set ANTIPHON_KERNELS to one that can")
 
 
+def build_portable() -> list[Path]:
+    """Compile every source for every level of this architecture, and return the libraries' paths.
+
+    Raises:
+        NoCompiler: there is no compiler, or it fails.
+    """
+    folder, libraries = next(_folders()), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for level, (machine, _) in _LEVELS.get(platform.machine(), {}).items():
+        flags = shlex.split(" ".join(_FLAGS).replace("native", machine))
+        for source in sorted(_FOLDER.glob("*.cpp")):
+            library = folder / f"{source.stem}-{level}-{_digest()}.so"
+            _compile([*_compiler(), *flags], source, library)
+            libraries.append(library)
+    return libraries
+
+
+def _portable(name: str) -> Path | None:
+    """Return what `build_portable` made of a source that this processor runs, the best of it."""
+    lines = [line for line in _cpu().splitlines() if line.lower().startswith(("flags", "features"))]
+    here = set(lines[0].split()) if lines else set()
+    for level, (_, needed) in _LEVELS.get(platform.machine(), {}).items():
+        library = next(_folders(), Path()) / f"{name}-{level}-{_digest()}.so"
+        if needed <= here and library.exists():
+            return library
+    return None
+
+
+def _digest(more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
+    for source in _SOURCES:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _compile(command: list[str], source: Path, library: Path) -> None:
-    arguments = [*command, *_FLAGS, "-o", str(library), str(source)]
+    arguments = [*command, "-o", str(library), str(source)]
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -115,5 +166,5 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    for source in sorted(_FOLDER.glob("*.cpp")):
-        print(build(source.stem))
+    made = build_portable() if "--portable" in sys.argv[1:] else [build(path.stem) for path in _FOLDER.glob("*.cpp")]
+    print(*sorted(made), sep="\n")

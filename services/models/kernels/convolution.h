@@ -23,6 +23,9 @@ struct Product {
 };
 
 constexpr int64_t FEW = 4;
+#ifndef AHEAD
+#define AHEAD (96 * LANES)
+#endif
 
 static bool is_narrow(const Product& p) {
   return p.fan_out <= FEW && p.dilation == 1 && p.kernel * p.fan_in % LANES == 0;
@@ -51,7 +54,11 @@ static void tile(const Product& p, const float* const* x, float* const* y, int64
     for (int64_t k = 0; k < length; k++, weights += LANES) {
       floats w[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < C; c++) w[c] = load<floats>(weights + c * inputs * LANES);
+      for (int c = 0; c < C; c++) {
+        w[c] = load<floats>(weights + c * inputs * LANES);
+        // A chunk of few rows waits for its weights: they come from the last cache, and pages end their own prefetch.
+        __builtin_prefetch(weights + c * inputs * LANES + AHEAD);
+      }
 #pragma GCC unroll 12
       for (int r = 0; r < R; r++) {
         const floats value = splat(x[r][tap * step + k]);

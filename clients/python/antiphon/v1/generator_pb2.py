@@ -28,7 +28,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ntiphon/v1/generator.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\">\n\x0eWeightedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xca\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x15\n\x08\x63\x66g_coef\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x19\n\x0cuse_sampling\x18\x05 \x01(\x08H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x0b\n\t_cfg_coefB\x0f\n\r_use_sampling\"\xf1\x03\n\x10GenerationConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x07prompts\x18\x02 \x03(\x0b\x32\x1b.antiphon.v1.WeightedPrompt\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.antiphon.v1.SamplingParameters\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12/\n\routput_format\x18\x06 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x15\n\rinclude_codes\x18\x07 \x01(\x08\x12#\n\x06pacing\x18\x08 \x01(\x0b\x32\x13.antiphon.v1.Pacing\x12\x34\n\x0cprompt_audio\x18\t \x01(\x0b\x32\x1e.antiphon.v1.PromptAudioConfig\x12(\n\x06resume\x18\n \x01(\x0b\x32\x18.antiphon.v1.ResumePoint\x12\x0f\n\x07\x65ndless\x18\x0b \x01(\x08\x12\x30\n\rextend_stride\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctwo_step_cfg\x18\r \x01(\x08\x42\x07\n\x05_seed\";\n\x06Pacing\x12\x31\n\x0einitial_credit\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x11PromptAudioConfig\x12(\n\x06\x66ormat\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12(\n\x03use\x18\x02 \x01(\x0e\x32\x1b.antiphon.v1.PromptAudioUse\"|\n\x0bResumePoint\x12&\n\x05\x63odes\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x18\n\x10received_samples\x18\x02 \x01(\x04\x12+\n\x07updates\x18\x03 \x03(\x0b\x32\x1a.antiphon.v1.AppliedUpdate\"\x90\x02\n\x15StreamGenerateRequest\x12/\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfigH\x00\x12\x30\n\x0cprompt_audio\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.PromptAudioH\x00\x12\x31\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\x1e.antiphon.v1.GenerationControlH\x00\x12/\n\x06update\x18\x04 \x01(\x0b\x32\x1d.antiphon.v1.GenerationUpdateH\x00\x12%\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x13.antiphon.v1.CreditH\x00\x42\t\n\x07request\"-\n\x0bPromptAudio\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08is_final\x18\x02 \x01(\x08\"\xa2\x01\n\x11GenerationControl\x12\x35\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32%.antiphon.v1.GenerationControl.Action\"V\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_PAUSE\x10\x01\x12\x11\n\rACTION_RESUME\x10\x02\x12\x0f\n\x0b\x41\x43TION_STOP\x10\x03\"\x88\x01\n\x10GenerationUpdate\x12,\n\x07prompts\x18\x01 \x03(\x0b\x32\x1b.antiphon.v1.WeightedPrompt\x12\x31\n\x08sampling\x18\x02 \x01(\x0b\x32\x1f.antiphon.v1.SamplingParameters\x12\x13\n\x0b\x62lend_steps\x18\x03 \x01(\r\"L\n\rAppliedUpdate\x12\x0c\n\x04step\x18\x01 \x01(\r\x12-\n\x06update\x18\x02 \x01(\x0b\x32\x1d.antiphon.v1.GenerationUpdate\"5\n\x06\x43redit\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc4\x02\n\x16StreamGenerateResponse\x12\x31\n\x07started\x18\x01 \x01(\x0b\x32\x1e.antiphon.v1.GenerationStartedH\x00\x12\x33\n\x08progress\x18\x02 \x01(\x0b\x32\x1f.antiphon.v1.GenerationProgressH\x00\x12(\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x12(\n\x05\x63odes\x18\x04 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x12\x33\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1f.antiphon.v1.GenerationFinishedH\x00\x12-\n\x07updated\x18\x06 \x01(\x0b\x32\x1a.antiphon.v1.AppliedUpdateH\x00\x42\n\n\x08response\"\xaf\x01\n\x11GenerationStarted\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfig\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x15\n\rframe_rate_hz\x18\x03 \x01(\x01\x12\x15\n\rtotal_samples\x18\x04 \x01(\x04\x12\x13\n\x0btotal_steps\x18\x05 \x01(\r\"8\n\x12GenerationProgress\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\"\xec\x02\n\x12GenerationFinished\x12\x36\n\x06reason\x18\x01 \x01(\x0e\x32&.antiphon.v1.GenerationFinished.Reason\x12\x31\n\x0e\x61udio_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x66irst_audio_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05steps\x18\x06 \x01(\r\"I\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_COMPLETE\x10\x01\x12\x12\n\x0eREASON_STOPPED\x10\x02\"#\n!GeneratorServiceListModelsRequest\"L\n\"GeneratorServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\"V\n\x0fGenerateRequest\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfig\x12\x14\n\x0cprompt_audio\x18\x02 \x01(\x0c\"\xad\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1e.antiphon.v1.GenerationStarted\x12\r\n\x05\x61udio\x18\x02 \x01(\x0c\x12&\n\x05\x63odes\x18\x03 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1f.antiphon.v1.GenerationFinished\"F\n\x14GenerateBatchRequest\x12.\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x1d.antiphon.v1.GenerationConfig\"]\n\x15GenerateBatchResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x35\n\x08response\x18\x02 \x01(\x0b\x32#.antiphon.v1.StreamGenerateResponse\"\x8a\x02\n\x13GenerateFileRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\x08\x64uration\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x15\n\x08\x63\x66g_coef\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x05\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\x0b\n\t_durationB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x0b\n\t_cfg_coefB\x07\n\x05_seed*r\n\x0ePromptAudioUse\x12 \n\x1cPROMPT_AUDIO_USE_UNSPECIFIED\x10\x00\x12!\n\x1dPROMPT_AUDIO_USE_CONTINUATION\x10\x01\x12\x1b\n\x17PROMPT_AUDIO_USE_MELODY\x10\x02\x32\xf0\x04\n\x10GeneratorService\x12\x96\x01\n\nListModels\x12..antiphon.v1.GeneratorServiceListModelsRequest\x1a/.antiphon.v1.GeneratorServiceListModelsResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x07/modelsZ\x16\x12\x14/v1/generator/models\x12`\n\x08Generate\x12\x1c.antiphon.v1.GenerateRequest\x1a\x1d.antiphon.v1.GenerateResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12]\n\x0eStreamGenerate\x12\".antiphon.v1.StreamGenerateRequest\x1a#.antiphon.v1.StreamGenerateResponse(\x01\x30\x01\x12w\n\rGenerateBatch\x12!.antiphon.v1.GenerateBatchRequest\x1a\".antiphon.v1.GenerateBatchResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/generate:batch:\x01*0\x01\x12\x88\x01\n\x0cGenerateFile\x12 .antiphon.v1.GenerateFileRequest\x1a\x14.google.api.HttpBody\">\x82\xd3\xe4\x93\x02\x38\"\x16/generate/{kind=music}:\x01*Z\x1b\"\x16/generate/{kind=audio}:\x01*0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ntiphon/v1/generator.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\">\n\x0eWeightedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xca\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x15\n\x08\x63\x66g_coef\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x19\n\x0cuse_sampling\x18\x05 \x01(\x08H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x0b\n\t_cfg_coefB\x0f\n\r_use_sampling\"\xf1\x03\n\x10GenerationConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x07prompts\x18\x02 \x03(\x0b\x32\x1b.antiphon.v1.WeightedPrompt\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.antiphon.v1.SamplingParameters\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12/\n\routput_format\x18\x06 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x15\n\rinclude_codes\x18\x07 \x01(\x08\x12#\n\x06pacing\x18\x08 \x01(\x0b\x32\x13.antiphon.v1.Pacing\x12\x34\n\x0cprompt_audio\x18\t \x01(\x0b\x32\x1e.antiphon.v1.PromptAudioConfig\x12(\n\x06resume\x18\n \x01(\x0b\x32\x18.antiphon.v1.ResumePoint\x12\x0f\n\x07\x65ndless\x18\x0b \x01(\x08\x12\x30\n\rextend_stride\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctwo_step_cfg\x18\r \x01(\x08\x42\x07\n\x05_seed\";\n\x06Pacing\x12\x31\n\x0einitial_credit\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x11PromptAudioConfig\x12(\n\x06\x66ormat\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12(\n\x03use\x18\x02 \x01(\x0e\x32\x1b.antiphon.v1.PromptAudioUse\"\x93\x01\n\x0bResumePoint\x12&\n\x05\x63odes\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x18\n\x10received_samples\x18\x02 \x01(\x04\x12+\n\x07updates\x18\x03 \x03(\x0b\x32\x1a.antiphon.v1.AppliedUpdate\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"\x90\x02\n\x15StreamGenerateRequest\x12/\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfigH\x00\x12\x30\n\x0cprompt_audio\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.PromptAudioH\x00\x12\x31\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\x1e.antiphon.v1.GenerationControlH\x00\x12/\n\x06update\x18\x04 \x01(\x0b\x32\x1d.antiphon.v1.GenerationUpdateH\x00\x12%\n\x06\x63redit\x18\x05 \x01(\x0b\x32\x13.antiphon.v1.CreditH\x00\x42\t\n\x07request\"-\n\x0bPromptAudio\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08is_final\x18\x02 \x01(\x08\"\xa2\x01\n\x11GenerationControl\x12\x35\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32%.antiphon.v1.GenerationControl.Action\"V\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_PAUSE\x10\x01\x12\x11\n\rACTION_RESUME\x10\x02\x12\x0f\n\x0b\x41\x43TION_STOP\x10\x03\"\x88\x01\n\x10GenerationUpdate\x12,\n\x07prompts\x18\x01 \x03(\x0b\x32\x1b.antiphon.v1.WeightedPrompt\x12\x31\n\x08sampling\x18\x02 \x01(\x0b\x32\x1f.antiphon.v1.SamplingParameters\x12\x13\n\x0b\x62lend_steps\x18\x03 \x01(\r\"L\n\rAppliedUpdate\x12\x0c\n\x04step\x18\x01 \x01(\r\x12-\n\x06update\x18\x02 \x01(\x0b\x32\x1d.antiphon.v1.GenerationUpdate\"5\n\x06\x43redit\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc4\x02\n\x16StreamGenerateResponse\x12\x31\n\x07started\x18\x01 \x01(\x0b\x32\x1e.antiphon.v1.GenerationStartedH\x00\x12\x33\n\x08progress\x18\x02 \x01(\x0b\x32\x1f.antiphon.v1.GenerationProgressH\x00\x12(\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x12(\n\x05\x63odes\x18\x04 \x01(\x0b\x32\x17.antiphon.v1.CodeFramesH\x00\x12\x33\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1f.antiphon.v1.GenerationFinishedH\x00\x12-\n\x07updated\x18\x06 \x01(\x0b\x32\x1a.antiphon.v1.AppliedUpdateH\x00\x42\n\n\x08response\"\xc6\x01\n\x11GenerationStarted\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfig\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x15\n\rframe_rate_hz\x18\x03 \x01(\x01\x12\x15\n\rtotal_samples\x18\x04 \x01(\x04\x12\x13\n\x0btotal_steps\x18\x05 \x01(\r\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"8\n\x12GenerationProgress\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\"\xec\x02\n\x12GenerationFinished\x12\x36\n\x06reason\x18\x01 \x01(\x0e\x32&.antiphon.v1.GenerationFinished.Reason\x12\x31\n\x0e\x61udio_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x66irst_audio_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05steps\x18\x06 \x01(\r\"I\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_COMPLETE\x10\x01\x12\x12\n\x0eREASON_STOPPED\x10\x02\"#\n!GeneratorServiceListModelsRequest\"L\n\"GeneratorServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\"V\n\x0fGenerateRequest\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.antiphon.v1.GenerationConfig\x12\x14\n\x0cprompt_audio\x18\x02 \x01(\x0c\"\xad\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1e.antiphon.v1.GenerationStarted\x12\r\n\x05\x61udio\x18\x02 \x01(\x0c\x12&\n\x05\x63odes\x18\x03 \x01(\x0b\x32\x17.antiphon.v1.CodeFrames\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1f.antiphon.v1.GenerationFinished\"F\n\x14GenerateBatchRequest\x12.\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x1d.antiphon.v1.GenerationConfig\"]\n\x15GenerateBatchResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x35\n\x08response\x18\x02 \x01(\x0b\x32#.antiphon.v1.StreamGenerateResponse\"\x8a\x02\n\x13GenerateFileRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\x08\x64uration\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x15\n\x08\x63\x66g_coef\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x05\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\x0b\n\t_durationB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x0b\n\t_cfg_coefB\x07\n\x05_seed*r\n\x0ePromptAudioUse\x12 \n\x1cPROMPT_AUDIO_USE_UNSPECIFIED\x10\x00\x12!\n\x1dPROMPT_AUDIO_USE_CONTINUATION\x10\x01\x12\x1b\n\x17PROMPT_AUDIO_USE_MELODY\x10\x02\x32\xf0\x04\n\x10GeneratorService\x12\x96\x01\n\nListModels\x12..antiphon.v1.GeneratorServiceListModelsRequest\x1a/.antiphon.v1.GeneratorServiceListModelsResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x07/modelsZ\x16\x12\x14/v1/generator/models\x12`\n\x08Generate\x12\x1c.antiphon.v1.GenerateRequest\x1a\x1d.antiphon.v1.GenerateResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12]\n\x0eStreamGenerate\x12\".antiphon.v1.StreamGenerateRequest\x1a#.antiphon.v1.StreamGenerateResponse(\x01\x30\x01\x12w\n\rGenerateBatch\x12!.antiphon.v1.GenerateBatchRequest\x1a\".antiphon.v1.GenerateBatchResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/generate:batch:\x01*0\x01\x12\x88\x01\n\x0cGenerateFile\x12 .antiphon.v1.GenerateFileRequest\x1a\x14.google.api.HttpBody\">\x82\xd3\xe4\x93\x02\x38\"\x16/generate/{kind=music}:\x01*Z\x1b\"\x16/generate/{kind=audio}:\x01*0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATORSERVICE'].methods_by_name['GenerateBatch']._serialized_options = b'\202\323\344\223\002\027\"\022/v1/generate:batch:\001*'
   _globals['_GENERATORSERVICE'].methods_by_name['GenerateFile']._loaded_options = None
   _globals['_GENERATORSERVICE'].methods_by_name['GenerateFile']._serialized_options = b'\202\323\344\223\0028\"\026/generate/{kind=music}:\001*Z\033\"\026/generate/{kind=audio}:\001*'
-  _globals['_PROMPTAUDIOUSE']._serialized_start=3723
-  _globals['_PROMPTAUDIOUSE']._serialized_end=3837
+  _globals['_PROMPTAUDIOUSE']._serialized_start=3770
+  _globals['_PROMPTAUDIOUSE']._serialized_end=3884
   _globals['_WEIGHTEDPROMPT']._serialized_start=158
   _globals['_WEIGHTEDPROMPT']._serialized_end=220
   _globals['_SAMPLINGPARAMETERS']._serialized_start=223
@@ -55,46 +55,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PACING']._serialized_end=986
   _globals['_PROMPTAUDIOCONFIG']._serialized_start=988
   _globals['_PROMPTAUDIOCONFIG']._serialized_end=1091
-  _globals['_RESUMEPOINT']._serialized_start=1093
-  _globals['_RESUMEPOINT']._serialized_end=1217
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=1220
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1492
-  _globals['_PROMPTAUDIO']._serialized_start=1494
-  _globals['_PROMPTAUDIO']._serialized_end=1539
-  _globals['_GENERATIONCONTROL']._serialized_start=1542
-  _globals['_GENERATIONCONTROL']._serialized_end=1704
-  _globals['_GENERATIONCONTROL_ACTION']._serialized_start=1618
-  _globals['_GENERATIONCONTROL_ACTION']._serialized_end=1704
-  _globals['_GENERATIONUPDATE']._serialized_start=1707
-  _globals['_GENERATIONUPDATE']._serialized_end=1843
-  _globals['_APPLIEDUPDATE']._serialized_start=1845
-  _globals['_APPLIEDUPDATE']._serialized_end=1921
-  _globals['_CREDIT']._serialized_start=1923
-  _globals['_CREDIT']._serialized_end=1976
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1979
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=2303
-  _globals['_GENERATIONSTARTED']._serialized_start=2306
-  _globals['_GENERATIONSTARTED']._serialized_end=2481
-  _globals['_GENERATIONPROGRESS']._serialized_start=2483
-  _globals['_GENERATIONPROGRESS']._serialized_end=2539
-  _globals['_GENERATIONFINISHED']._serialized_start=2542
-  _globals['_GENERATIONFINISHED']._serialized_end=2906
-  _globals['_GENERATIONFINISHED_REASON']._serialized_start=2833
-  _globals['_GENERATIONFINISHED_REASON']._serialized_end=2906
-  _globals['_GENERATORSERVICELISTMODELSREQUEST']._serialized_start=2908
-  _globals['_GENERATORSERVICELISTMODELSREQUEST']._serialized_end=2943
-  _globals['_GENERATORSERVICELISTMODELSRESPONSE']._serialized_start=2945
-  _globals['_GENERATORSERVICELISTMODELSRESPONSE']._serialized_end=3021
-  _globals['_GENERATEREQUEST']._serialized_start=3023
-  _globals['_GENERATEREQUEST']._serialized_end=3109
-  _globals['_GENERATERESPONSE']._serialized_start=3112
-  _globals['_GENERATERESPONSE']._serialized_end=3285
-  _globals['_GENERATEBATCHREQUEST']._serialized_start=3287
-  _globals['_GENERATEBATCHREQUEST']._serialized_end=3357
-  _globals['_GENERATEBATCHRESPONSE']._serialized_start=3359
-  _globals['_GENERATEBATCHRESPONSE']._serialized_end=3452
-  _globals['_GENERATEFILEREQUEST']._serialized_start=3455
-  _globals['_GENERATEFILEREQUEST']._serialized_end=3721
-  _globals['_GENERATORSERVICE']._serialized_start=3840
-  _globals['_GENERATORSERVICE']._serialized_end=4464
+  _globals['_RESUMEPOINT']._serialized_start=1094
+  _globals['_RESUMEPOINT']._serialized_end=1241
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1244
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1516
+  _globals['_PROMPTAUDIO']._serialized_start=1518
+  _globals['_PROMPTAUDIO']._serialized_end=1563
+  _globals['_GENERATIONCONTROL']._serialized_start=1566
+  _globals['_GENERATIONCONTROL']._serialized_end=1728
+  _globals['_GENERATIONCONTROL_ACTION']._serialized_start=1642
+  _globals['_GENERATIONCONTROL_ACTION']._serialized_end=1728
+  _globals['_GENERATIONUPDATE']._serialized_start=1731
+  _globals['_GENERATIONUPDATE']._serialized_end=1867
+  _globals['_APPLIEDUPDATE']._serialized_start=1869
+  _globals['_APPLIEDUPDATE']._serialized_end=1945
+  _globals['_CREDIT']._serialized_start=1947
+  _globals['_CREDIT']._serialized_end=2000
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=2003
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=2327
+  _globals['_GENERATIONSTARTED']._serialized_start=2330
+  _globals['_GENERATIONSTARTED']._serialized_end=2528
+  _globals['_GENERATIONPROGRESS']._serialized_start=2530
+  _globals['_GENERATIONPROGRESS']._serialized_end=2586
+  _globals['_GENERATIONFINISHED']._serialized_start=2589
+  _globals['_GENERATIONFINISHED']._serialized_end=2953
+  _globals['_GENERATIONFINISHED_REASON']._serialized_start=2880
+  _globals['_GENERATIONFINISHED_REASON']._serialized_end=2953
+  _globals['_GENERATORSERVICELISTMODELSREQUEST']._serialized_start=2955
+  _globals['_GENERATORSERVICELISTMODELSREQUEST']._serialized_end=2990
+  _globals['_GENERATORSERVICELISTMODELSRESPONSE']._serialized_start=2992
+  _globals['_GENERATORSERVICELISTMODELSRESPONSE']._serialized_end=3068
+  _globals['_GENERATEREQUEST']._serialized_start=3070
+  _globals['_GENERATEREQUEST']._serialized_end=3156
+  _globals['_GENERATERESPONSE']._serialized_start=3159
+  _globals['_GENERATERESPONSE']._serialized_end=3332
+  _globals['_GENERATEBATCHREQUEST']._serialized_start=3334
+  _globals['_GENERATEBATCHREQUEST']._serialized_end=3404
+  _globals['_GENERATEBATCHRESPONSE']._serialized_start=3406
+  _globals['_GENERATEBATCHRESPONSE']._serialized_end=3499
+  _globals['_GENERATEFILEREQUEST']._serialized_start=3502
+  _globals['_GENERATEFILEREQUEST']._serialized_end=3768
+  _globals['_GENERATORSERVICE']._serialized_start=3887
+  _globals['_GENERATORSERVICE']._serialized_end=4511
 # @@protoc_insertion_point(module_scope)

@@ -89,14 +89,16 @@ class PromptAudioConfig(_message.Message):
     def __init__(self, format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., use: _Optional[_Union[PromptAudioUse, str]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("codes", "received_samples", "updates")
+    __slots__ = ("codes", "received_samples", "updates", "model_version")
     CODES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     codes: _audio_pb2.CodeFrames
     received_samples: int
     updates: _containers.RepeatedCompositeFieldContainer[AppliedUpdate]
-    def __init__(self, codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., received_samples: _Optional[int] = ..., updates: _Optional[_Iterable[_Union[AppliedUpdate, _Mapping]]] = ...) -> None: ...
+    model_version: str
+    def __init__(self, codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., received_samples: _Optional[int] = ..., updates: _Optional[_Iterable[_Union[AppliedUpdate, _Mapping]]] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class StreamGenerateRequest(_message.Message):
     __slots__ = ("config", "prompt_audio", "control", "update", "credit")
@@ -177,18 +179,20 @@ class StreamGenerateResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., progress: _Optional[_Union[GenerationProgress, _Mapping]] = ..., audio: _Optional[_Union[_audio_pb2.AudioChunk, _Mapping]] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., updated: _Optional[_Union[AppliedUpdate, _Mapping]] = ...) -> None: ...
 
 class GenerationStarted(_message.Message):
-    __slots__ = ("config", "format", "frame_rate_hz", "total_samples", "total_steps")
+    __slots__ = ("config", "format", "frame_rate_hz", "total_samples", "total_steps", "model_version")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     FRAME_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
     TOTAL_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     config: GenerationConfig
     format: _audio_pb2.AudioFormat
     frame_rate_hz: float
     total_samples: int
     total_steps: int
-    def __init__(self, config: _Optional[_Union[GenerationConfig, _Mapping]] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., frame_rate_hz: _Optional[float] = ..., total_samples: _Optional[int] = ..., total_steps: _Optional[int] = ...) -> None: ...
+    model_version: str
+    def __init__(self, config: _Optional[_Union[GenerationConfig, _Mapping]] = ..., format: _Optional[_Union[_audio_pb2.AudioFormat, _Mapping]] = ..., frame_rate_hz: _Optional[float] = ..., total_samples: _Optional[int] = ..., total_steps: _Optional[int] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class GenerationProgress(_message.Message):
     __slots__ = ("steps", "total_steps")
