@@ -28,7 +28,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ntiphon/v1/analyzer.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\"\x86\x01\n\nFeatureMap\x12\x31\n\rdiscriminator\x18\x01 \x01(\x0e\x32\x1a.antiphon.v1.Discriminator\x12\x19\n\x11sub_discriminator\x18\x02 \x01(\x05\x12\r\n\x05layer\x18\x03 \x01(\x05\x12\r\n\x05shape\x18\x04 \x03(\x05\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"*\n\rEvidenceImage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\"\xe0\x01\n\x0cWindowResult\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmpd_score\x18\x03 \x01(\x02\x12\x11\n\tmsd_score\x18\x04 \x01(\x02\x12\x15\n\rmsstftd_score\x18\x05 \x01(\x02\x12\"\n\x15generated_probability\x18\x06 \x01(\x02H\x00\x88\x01\x01\x42\x18\n\x16_generated_probability\"\"\n AnalyzerServiceListModelsRequest\"K\n!AnalyzerServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\"\xa0\x01\n\x0e\x41nalyzeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x1c\n\x14include_feature_maps\x18\x04 \x01(\x08\x12\x16\n\x0einclude_images\x18\x05 \x01(\x08\x42\x0c\n\n_threshold\"\x9d\x03\n\x0f\x41nalyzeResponse\x12\x11\n\tmpd_score\x18\x01 \x01(\x02\x12\x11\n\tmsd_score\x18\x02 \x01(\x02\x12\x15\n\rmsstftd_score\x18\x03 \x01(\x02\x12-\n\x0c\x66\x65\x61ture_maps\x18\x04 \x03(\x0b\x32\x17.antiphon.v1.FeatureMap\x12\x14\n\x07is_real\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12%\n\x07verdict\x18\x06 \x01(\x0e\x32\x14.antiphon.v1.Verdict\x12\"\n\x15generated_probability\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12*\n\x07windows\x18\x08 \x03(\x0b\x32\x19.antiphon.v1.WindowResult\x12%\n\x05model\x18\t \x01(\x0b\x32\x16.antiphon.v1.ModelInfo\x12\x18\n\x10training_sources\x18\n \x03(\t\x12*\n\x06images\x18\x0b \x03(\x0b\x32\x1a.antiphon.v1.EvidenceImageB\n\n\x08_is_realB\x18\n\x16_generated_probability\"t\n\x13StreamAnalyzeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"\x7f\n\x14StreamAnalyzeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .antiphon.v1.StreamAnalyzeConfigH\x00\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x42\t\n\x07request\"\x82\x01\n\x15StreamAnalyzeResponse\x12+\n\x06window\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.WindowResultH\x00\x12\x30\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1c.antiphon.v1.AnalyzeResponseH\x00\x42\n\n\x08response*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_REAL\x10\x01\x12\x15\n\x11VERDICT_GENERATED\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*w\n\rDiscriminator\x12\x1d\n\x19\x44ISCRIMINATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44ISCRIMINATOR_MPD\x10\x01\x12\x15\n\x11\x44ISCRIMINATOR_MSD\x10\x02\x12\x19\n\x15\x44ISCRIMINATOR_MSSTFTD\x10\x03\x32\xd7\x02\n\x0f\x41nalyzerService\x12\x88\x01\n\nListModels\x12-.antiphon.v1.AnalyzerServiceListModelsRequest\x1a..antiphon.v1.AnalyzerServiceListModelsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/analyzer/models\x12]\n\x07\x41nalyze\x12\x1b.antiphon.v1.AnalyzeRequest\x1a\x1c.antiphon.v1.AnalyzeResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x08/analyze:\x05\x61udio\x12Z\n\rStreamAnalyze\x12!.antiphon.v1.StreamAnalyzeRequest\x1a\".antiphon.v1.StreamAnalyzeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ntiphon/v1/analyzer.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/audio.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\"\x86\x01\n\nFeatureMap\x12\x31\n\rdiscriminator\x18\x01 \x01(\x0e\x32\x1a.antiphon.v1.Discriminator\x12\x19\n\x11sub_discriminator\x18\x02 \x01(\x05\x12\r\n\x05layer\x18\x03 \x01(\x05\x12\r\n\x05shape\x18\x04 \x03(\x05\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x81\x01\n\rEvidenceImage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x12(\n\x05start\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x02\n\x0cWindowResult\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmpd_score\x18\x03 \x01(\x02\x12\x11\n\tmsd_score\x18\x04 \x01(\x02\x12\x15\n\rmsstftd_score\x18\x05 \x01(\x02\x12\"\n\x15generated_probability\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12%\n\x07verdict\x18\x07 \x01(\x0e\x32\x14.antiphon.v1.VerdictB\x18\n\x16_generated_probability\"\"\n AnalyzerServiceListModelsRequest\"K\n!AnalyzerServiceListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.antiphon.v1.ModelInfo\"\xa0\x01\n\x0e\x41nalyzeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x1c\n\x14include_feature_maps\x18\x04 \x01(\x08\x12\x16\n\x0einclude_images\x18\x05 \x01(\x08\x42\x0c\n\n_threshold\"\x97\x04\n\x0f\x41nalyzeResponse\x12\x11\n\tmpd_score\x18\x01 \x01(\x02\x12\x11\n\tmsd_score\x18\x02 \x01(\x02\x12\x15\n\rmsstftd_score\x18\x03 \x01(\x02\x12-\n\x0c\x66\x65\x61ture_maps\x18\x04 \x03(\x0b\x32\x17.antiphon.v1.FeatureMap\x12\x14\n\x07is_real\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12%\n\x07verdict\x18\x06 \x01(\x0e\x32\x14.antiphon.v1.Verdict\x12\"\n\x15generated_probability\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12*\n\x07windows\x18\x08 \x03(\x0b\x32\x19.antiphon.v1.WindowResult\x12%\n\x05model\x18\t \x01(\x0b\x32\x16.antiphon.v1.ModelInfo\x12\x18\n\x10training_sources\x18\n \x03(\t\x12*\n\x06images\x18\x0b \x03(\x0b\x32\x1a.antiphon.v1.EvidenceImage\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12 \n\x13generated_threshold\x18\r \x01(\x02H\x02\x88\x01\x01\x12\x1b\n\x0ereal_threshold\x18\x0e \x01(\x02H\x03\x88\x01\x01\x42\n\n\x08_is_realB\x18\n\x16_generated_probabilityB\x16\n\x14_generated_thresholdB\x11\n\x0f_real_threshold\"t\n\x13StreamAnalyzeConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.AudioFormat\x12\x16\n\tthreshold\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"\x7f\n\x14StreamAnalyzeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .antiphon.v1.StreamAnalyzeConfigH\x00\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.AudioChunkH\x00\x42\t\n\x07request\"\x82\x01\n\x15StreamAnalyzeResponse\x12+\n\x06window\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.WindowResultH\x00\x12\x30\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1c.antiphon.v1.AnalyzeResponseH\x00\x42\n\n\x08response*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_REAL\x10\x01\x12\x15\n\x11VERDICT_GENERATED\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*w\n\rDiscriminator\x12\x1d\n\x19\x44ISCRIMINATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44ISCRIMINATOR_MPD\x10\x01\x12\x15\n\x11\x44ISCRIMINATOR_MSD\x10\x02\x12\x19\n\x15\x44ISCRIMINATOR_MSSTFTD\x10\x03\x32\xd7\x02\n\x0f\x41nalyzerService\x12\x88\x01\n\nListModels\x12-.antiphon.v1.AnalyzerServiceListModelsRequest\x1a..antiphon.v1.AnalyzerServiceListModelsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/analyzer/models\x12]\n\x07\x41nalyze\x12\x1b.antiphon.v1.AnalyzeRequest\x1a\x1c.antiphon.v1.AnalyzeResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x08/analyze:\x05\x61udio\x12Z\n\rStreamAnalyze\x12!.antiphon.v1.StreamAnalyzeRequest\x1a\".antiphon.v1.StreamAnalyzeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,30 +39,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANALYZERSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/analyzer/models'
   _globals['_ANALYZERSERVICE'].methods_by_name['Analyze']._loaded_options = None
   _globals['_ANALYZERSERVICE'].methods_by_name['Analyze']._serialized_options = b'\202\323\344\223\002\021\"\010/analyze:\005audio'
-  _globals['_VERDICT']._serialized_start=1637
-  _globals['_VERDICT']._serialized_end=1738
-  _globals['_DISCRIMINATOR']._serialized_start=1740
-  _globals['_DISCRIMINATOR']._serialized_end=1859
+  _globals['_VERDICT']._serialized_start=1886
+  _globals['_VERDICT']._serialized_end=1987
+  _globals['_DISCRIMINATOR']._serialized_start=1989
+  _globals['_DISCRIMINATOR']._serialized_end=2108
   _globals['_FEATUREMAP']._serialized_start=158
   _globals['_FEATUREMAP']._serialized_end=292
-  _globals['_EVIDENCEIMAGE']._serialized_start=294
-  _globals['_EVIDENCEIMAGE']._serialized_end=336
-  _globals['_WINDOWRESULT']._serialized_start=339
-  _globals['_WINDOWRESULT']._serialized_end=563
-  _globals['_ANALYZERSERVICELISTMODELSREQUEST']._serialized_start=565
-  _globals['_ANALYZERSERVICELISTMODELSREQUEST']._serialized_end=599
-  _globals['_ANALYZERSERVICELISTMODELSRESPONSE']._serialized_start=601
-  _globals['_ANALYZERSERVICELISTMODELSRESPONSE']._serialized_end=676
-  _globals['_ANALYZEREQUEST']._serialized_start=679
-  _globals['_ANALYZEREQUEST']._serialized_end=839
-  _globals['_ANALYZERESPONSE']._serialized_start=842
-  _globals['_ANALYZERESPONSE']._serialized_end=1255
-  _globals['_STREAMANALYZECONFIG']._serialized_start=1257
-  _globals['_STREAMANALYZECONFIG']._serialized_end=1373
-  _globals['_STREAMANALYZEREQUEST']._serialized_start=1375
-  _globals['_STREAMANALYZEREQUEST']._serialized_end=1502
-  _globals['_STREAMANALYZERESPONSE']._serialized_start=1505
-  _globals['_STREAMANALYZERESPONSE']._serialized_end=1635
-  _globals['_ANALYZERSERVICE']._serialized_start=1862
-  _globals['_ANALYZERSERVICE']._serialized_end=2205
+  _globals['_EVIDENCEIMAGE']._serialized_start=295
+  _globals['_EVIDENCEIMAGE']._serialized_end=424
+  _globals['_WINDOWRESULT']._serialized_start=427
+  _globals['_WINDOWRESULT']._serialized_end=690
+  _globals['_ANALYZERSERVICELISTMODELSREQUEST']._serialized_start=692
+  _globals['_ANALYZERSERVICELISTMODELSREQUEST']._serialized_end=726
+  _globals['_ANALYZERSERVICELISTMODELSRESPONSE']._serialized_start=728
+  _globals['_ANALYZERSERVICELISTMODELSRESPONSE']._serialized_end=803
+  _globals['_ANALYZEREQUEST']._serialized_start=806
+  _globals['_ANALYZEREQUEST']._serialized_end=966
+  _globals['_ANALYZERESPONSE']._serialized_start=969
+  _globals['_ANALYZERESPONSE']._serialized_end=1504
+  _globals['_STREAMANALYZECONFIG']._serialized_start=1506
+  _globals['_STREAMANALYZECONFIG']._serialized_end=1622
+  _globals['_STREAMANALYZEREQUEST']._serialized_start=1624
+  _globals['_STREAMANALYZEREQUEST']._serialized_end=1751
+  _globals['_STREAMANALYZERESPONSE']._serialized_start=1754
+  _globals['_STREAMANALYZERESPONSE']._serialized_end=1884
+  _globals['_ANALYZERSERVICE']._serialized_start=2111
+  _globals['_ANALYZERSERVICE']._serialized_end=2454
 # @@protoc_insertion_point(module_scope)

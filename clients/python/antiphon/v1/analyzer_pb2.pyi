@@ -50,28 +50,34 @@ class FeatureMap(_message.Message):
     def __init__(self, discriminator: _Optional[_Union[Discriminator, str]] = ..., sub_discriminator: _Optional[int] = ..., layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class EvidenceImage(_message.Message):
-    __slots__ = ("name", "png")
+    __slots__ = ("name", "png", "start", "duration")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PNG_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     png: bytes
-    def __init__(self, name: _Optional[str] = ..., png: _Optional[bytes] = ...) -> None: ...
+    start: _duration_pb2.Duration
+    duration: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., png: _Optional[bytes] = ..., start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WindowResult(_message.Message):
-    __slots__ = ("start", "duration", "mpd_score", "msd_score", "msstftd_score", "generated_probability")
+    __slots__ = ("start", "duration", "mpd_score", "msd_score", "msstftd_score", "generated_probability", "verdict")
     START_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     MPD_SCORE_FIELD_NUMBER: _ClassVar[int]
     MSD_SCORE_FIELD_NUMBER: _ClassVar[int]
     MSSTFTD_SCORE_FIELD_NUMBER: _ClassVar[int]
     GENERATED_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
     start: _duration_pb2.Duration
     duration: _duration_pb2.Duration
     mpd_score: float
     msd_score: float
     msstftd_score: float
     generated_probability: float
-    def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mpd_score: _Optional[float] = ..., msd_score: _Optional[float] = ..., msstftd_score: _Optional[float] = ..., generated_probability: _Optional[float] = ...) -> None: ...
+    verdict: Verdict
+    def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mpd_score: _Optional[float] = ..., msd_score: _Optional[float] = ..., msstftd_score: _Optional[float] = ..., generated_probability: _Optional[float] = ..., verdict: _Optional[_Union[Verdict, str]] = ...) -> None: ...
 
 class AnalyzerServiceListModelsRequest(_message.Message):
     __slots__ = ()
@@ -98,7 +104,7 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., audio: _Optional[_Union[_httpbody_pb2.HttpBody, _Mapping]] = ..., threshold: _Optional[float] = ..., include_feature_maps: _Optional[bool] = ..., include_images: _Optional[bool] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("mpd_score", "msd_score", "msstftd_score", "feature_maps", "is_real", "verdict", "generated_probability", "windows", "model", "training_sources", "images")
+    __slots__ = ("mpd_score", "msd_score", "msstftd_score", "feature_maps", "is_real", "verdict", "generated_probability", "windows", "model", "training_sources", "images", "reason", "generated_threshold", "real_threshold")
     MPD_SCORE_FIELD_NUMBER: _ClassVar[int]
     MSD_SCORE_FIELD_NUMBER: _ClassVar[int]
     MSSTFTD_SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +116,9 @@ class AnalyzeResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TRAINING_SOURCES_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    REAL_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     mpd_score: float
     msd_score: float
     msstftd_score: float
@@ -121,7 +130,10 @@ class AnalyzeResponse(_message.Message):
     model: _audio_pb2.ModelInfo
     training_sources: _containers.RepeatedScalarFieldContainer[str]
     images: _containers.RepeatedCompositeFieldContainer[EvidenceImage]
-    def __init__(self, mpd_score: _Optional[float] = ..., msd_score: _Optional[float] = ..., msstftd_score: _Optional[float] = ..., feature_maps: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ..., is_real: _Optional[bool] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., generated_probability: _Optional[float] = ..., windows: _Optional[_Iterable[_Union[WindowResult, _Mapping]]] = ..., model: _Optional[_Union[_audio_pb2.ModelInfo, _Mapping]] = ..., training_sources: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[_Union[EvidenceImage, _Mapping]]] = ...) -> None: ...
+    reason: str
+    generated_threshold: float
+    real_threshold: float
+    def __init__(self, mpd_score: _Optional[float] = ..., msd_score: _Optional[float] = ..., msstftd_score: _Optional[float] = ..., feature_maps: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ..., is_real: _Optional[bool] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., generated_probability: _Optional[float] = ..., windows: _Optional[_Iterable[_Union[WindowResult, _Mapping]]] = ..., model: _Optional[_Union[_audio_pb2.ModelInfo, _Mapping]] = ..., training_sources: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[_Union[EvidenceImage, _Mapping]]] = ..., reason: _Optional[str] = ..., generated_threshold: _Optional[float] = ..., real_threshold: _Optional[float] = ...) -> None: ...
 
 class StreamAnalyzeConfig(_message.Message):
     __slots__ = ("model", "format", "threshold")

@@ -71,7 +71,8 @@ class AnalyzerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamAnalyze(self, request_iterator, context):
-        """Analyzes audio while it comes in: one result a window. The first request holds `config`.
+        """Analyzes audio while it comes in: one result a window. The first request holds `config`; all others hold `audio`.
+        Joined, the results are those of Analyze. Anything else first, or a second config: FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class AnalyzerServiceStub:
     Analyze: _grpc.UnaryUnaryMultiCallable[_analyzer_pb2.AnalyzeRequest, _analyzer_pb2.AnalyzeResponse]
     """Analyzes a whole file."""
     StreamAnalyze: _grpc.StreamStreamMultiCallable[_analyzer_pb2.StreamAnalyzeRequest, _analyzer_pb2.StreamAnalyzeResponse]
-    """Analyzes audio while it comes in: one result a window. The first request holds `config`."""
+    """Analyzes audio while it comes in: one result a window. The first request holds `config`; all others hold `audio`.
+    Joined, the results are those of Analyze. Anything else first, or a second config: FAILED_PRECONDITION.
+    """
 
 @_typing.type_check_only
 class AnalyzerServiceAsyncStub(AnalyzerServiceStub):
@@ -50,7 +52,9 @@ class AnalyzerServiceAsyncStub(AnalyzerServiceStub):
     Analyze: _aio.UnaryUnaryMultiCallable[_analyzer_pb2.AnalyzeRequest, _analyzer_pb2.AnalyzeResponse]  # type: ignore[assignment]
     """Analyzes a whole file."""
     StreamAnalyze: _aio.StreamStreamMultiCallable[_analyzer_pb2.StreamAnalyzeRequest, _analyzer_pb2.StreamAnalyzeResponse]  # type: ignore[assignment]
-    """Analyzes audio while it comes in: one result a window. The first request holds `config`."""
+    """Analyzes audio while it comes in: one result a window. The first request holds `config`; all others hold `audio`.
+    Joined, the results are those of Analyze. Anything else first, or a second config: FAILED_PRECONDITION.
+    """
 
 class AnalyzerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Discriminators that listen: multi-period (MPD), multi-scale (MSD), multi-scale STFT (MS-STFT-D)."""
@@ -77,6 +81,8 @@ class AnalyzerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_analyzer_pb2.StreamAnalyzeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_analyzer_pb2.StreamAnalyzeResponse], _abc.AsyncIterator[_analyzer_pb2.StreamAnalyzeResponse]]:
-        """Analyzes audio while it comes in: one result a window. The first request holds `config`."""
+        """Analyzes audio while it comes in: one result a window. The first request holds `config`; all others hold `audio`.
+        Joined, the results are those of Analyze. Anything else first, or a second config: FAILED_PRECONDITION.
+        """
 
 def add_AnalyzerServiceServicer_to_server(servicer: AnalyzerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
