@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 PROTO_INCLUDE = $(shell $(BIN)/python -c "import google.api, pathlib; print(pathlib.Path(list(google.api.__path__)[0]).parents[1])")
 PROTOS := $(sort $(wildcard protos/antiphon/v1/*.proto))
 STUBS := clients/python
+REST := k8s/base/envoy/rest
 PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
@@ -45,10 +46,14 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(STAMP) ## Make the Python stubs and Envoy's descriptor set from protos/
+protos: $(STAMP) ## Make the Python stubs, Envoy's descriptors and the OpenAPI document from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
+	@mkdir -p .cache
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) --include_imports --include_source_info \
+	  --descriptor_set_out=.cache/protos.pb $(PROTOS) google/rpc/error_details.proto google/rpc/status.proto
+	$(BIN)/python -m services.edge .cache/protos.pb $(REST)
 
 protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committed
 	@rm -rf .cache/buf && mkdir -p .cache/buf/third_party/google
@@ -56,7 +61,7 @@ protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committe
 	cd .cache/buf && $(CURDIR)/$(BIN)/buf lint
 	$(BIN)/python tests/contract/breaking.py
 	@$(MAKE) --no-print-directory protos
-	git diff --exit-code -- $(STUBS)/antiphon/v1
+	git diff --exit-code -- $(STUBS)/antiphon/v1 $(REST)
 
 check: lint test ## What CI runs: lint, generated files, tests
 

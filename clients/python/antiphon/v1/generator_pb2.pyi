@@ -256,6 +256,38 @@ class GenerateResponse(_message.Message):
     finished: GenerationFinished
     def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., audio: _Optional[bytes] = ..., codes: _Optional[_Union[_audio_pb2.CodeFrames, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
 
+class OpenGenerationRequest(_message.Message):
+    __slots__ = ("config", "prompt_audio")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    config: GenerationConfig
+    prompt_audio: bytes
+    def __init__(self, config: _Optional[_Union[GenerationConfig, _Mapping]] = ..., prompt_audio: _Optional[bytes] = ...) -> None: ...
+
+class OpenGenerationResponse(_message.Message):
+    __slots__ = ("stream_id", "response")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    stream_id: str
+    response: StreamGenerateResponse
+    def __init__(self, stream_id: _Optional[str] = ..., response: _Optional[_Union[StreamGenerateResponse, _Mapping]] = ...) -> None: ...
+
+class ControlGenerationRequest(_message.Message):
+    __slots__ = ("stream_id", "control", "update", "credit")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    stream_id: str
+    control: GenerationControl
+    update: GenerationUpdate
+    credit: Credit
+    def __init__(self, stream_id: _Optional[str] = ..., control: _Optional[_Union[GenerationControl, _Mapping]] = ..., update: _Optional[_Union[GenerationUpdate, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ...) -> None: ...
+
+class ControlGenerationResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GenerateBatchRequest(_message.Message):
     __slots__ = ("configs",)
     CONFIGS_FIELD_NUMBER: _ClassVar[int]
@@ -271,7 +303,7 @@ class GenerateBatchResponse(_message.Message):
     def __init__(self, index: _Optional[int] = ..., response: _Optional[_Union[StreamGenerateResponse, _Mapping]] = ...) -> None: ...
 
 class GenerateFileRequest(_message.Message):
-    __slots__ = ("kind", "text", "duration", "temperature", "top_k", "top_p", "cfg_coef", "seed", "model")
+    __slots__ = ("kind", "text", "duration", "temperature", "top_k", "top_p", "cfg_coef", "seed", "model", "format")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +313,7 @@ class GenerateFileRequest(_message.Message):
     CFG_COEF_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
     kind: str
     text: str
     duration: float
@@ -290,4 +323,5 @@ class GenerateFileRequest(_message.Message):
     cfg_coef: float
     seed: int
     model: str
-    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., duration: _Optional[float] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg_coef: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    format: str
+    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., duration: _Optional[float] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., cfg_coef: _Optional[float] = ..., seed: _Optional[int] = ..., model: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...

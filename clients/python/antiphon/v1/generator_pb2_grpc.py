@@ -51,6 +51,16 @@ class GeneratorServiceStub:
                 request_serializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.OpenGeneration = channel.unary_stream(
+                '/antiphon.v1.GeneratorService/OpenGeneration',
+                request_serializer=antiphon_dot_v1_dot_generator__pb2.OpenGenerationRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_generator__pb2.OpenGenerationResponse.FromString,
+                _registered_method=True)
+        self.ControlGeneration = channel.unary_unary(
+                '/antiphon.v1.GeneratorService/ControlGeneration',
+                request_serializer=antiphon_dot_v1_dot_generator__pb2.ControlGenerationRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_generator__pb2.ControlGenerationResponse.FromString,
+                _registered_method=True)
         self.GenerateBatch = channel.unary_stream(
                 '/antiphon.v1.GeneratorService/GenerateBatch',
                 request_serializer=antiphon_dot_v1_dot_generator__pb2.GenerateBatchRequest.SerializeToString,
@@ -92,6 +102,26 @@ class GeneratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenGeneration(self, request, context):
+        """Generates a piece for callers that can't stream both ways, browsers among them.
+
+        It is StreamGenerate with the requests in calls of their own: ControlGeneration. The first response brings the id
+        of the piece, the header `x-antiphon-stream` the replica that makes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlGeneration(self, request, context):
+        """Says to a piece of OpenGeneration what the later requests of StreamGenerate say to theirs.
+
+        Where there are several replicas, the metadata must repeat the header `x-antiphon-stream` of OpenGeneration. A
+        command that is refused is the error of this call, and the piece goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GenerateBatch(self, request, context):
         """Generates several pieces in one call, and streams them while they are made.
 
@@ -127,6 +157,16 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.FromString,
                     response_serializer=antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'OpenGeneration': grpc.unary_stream_rpc_method_handler(
+                    servicer.OpenGeneration,
+                    request_deserializer=antiphon_dot_v1_dot_generator__pb2.OpenGenerationRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_generator__pb2.OpenGenerationResponse.SerializeToString,
+            ),
+            'ControlGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlGeneration,
+                    request_deserializer=antiphon_dot_v1_dot_generator__pb2.ControlGenerationRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_generator__pb2.ControlGenerationResponse.SerializeToString,
             ),
             'GenerateBatch': grpc.unary_stream_rpc_method_handler(
                     servicer.GenerateBatch,
@@ -221,6 +261,60 @@ class GeneratorService:
             '/antiphon.v1.GeneratorService/StreamGenerate',
             antiphon_dot_v1_dot_generator__pb2.StreamGenerateRequest.SerializeToString,
             antiphon_dot_v1_dot_generator__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/antiphon.v1.GeneratorService/OpenGeneration',
+            antiphon_dot_v1_dot_generator__pb2.OpenGenerationRequest.SerializeToString,
+            antiphon_dot_v1_dot_generator__pb2.OpenGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/antiphon.v1.GeneratorService/ControlGeneration',
+            antiphon_dot_v1_dot_generator__pb2.ControlGenerationRequest.SerializeToString,
+            antiphon_dot_v1_dot_generator__pb2.ControlGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

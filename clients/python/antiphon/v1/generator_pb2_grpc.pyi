@@ -49,6 +49,18 @@ class GeneratorServiceStub:
     before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
     `codes` as they come, then `finished`. The client may half-close after the config.
     """
+    OpenGeneration: _grpc.UnaryStreamMultiCallable[_generator_pb2.OpenGenerationRequest, _generator_pb2.OpenGenerationResponse]
+    """Generates a piece for callers that can't stream both ways, browsers among them.
+
+    It is StreamGenerate with the requests in calls of their own: ControlGeneration. The first response brings the id
+    of the piece, the header `x-antiphon-stream` the replica that makes it.
+    """
+    ControlGeneration: _grpc.UnaryUnaryMultiCallable[_generator_pb2.ControlGenerationRequest, _generator_pb2.ControlGenerationResponse]
+    """Says to a piece of OpenGeneration what the later requests of StreamGenerate say to theirs.
+
+    Where there are several replicas, the metadata must repeat the header `x-antiphon-stream` of OpenGeneration. A
+    command that is refused is the error of this call, and the piece goes on.
+    """
     GenerateBatch: _grpc.UnaryStreamMultiCallable[_generator_pb2.GenerateBatchRequest, _generator_pb2.GenerateBatchResponse]
     """Generates several pieces in one call, and streams them while they are made.
 
@@ -74,6 +86,18 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     The first request holds `config`; what may follow is data or control. A stream without a config, data
     before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
     `codes` as they come, then `finished`. The client may half-close after the config.
+    """
+    OpenGeneration: _aio.UnaryStreamMultiCallable[_generator_pb2.OpenGenerationRequest, _generator_pb2.OpenGenerationResponse]  # type: ignore[assignment]
+    """Generates a piece for callers that can't stream both ways, browsers among them.
+
+    It is StreamGenerate with the requests in calls of their own: ControlGeneration. The first response brings the id
+    of the piece, the header `x-antiphon-stream` the replica that makes it.
+    """
+    ControlGeneration: _aio.UnaryUnaryMultiCallable[_generator_pb2.ControlGenerationRequest, _generator_pb2.ControlGenerationResponse]  # type: ignore[assignment]
+    """Says to a piece of OpenGeneration what the later requests of StreamGenerate say to theirs.
+
+    Where there are several replicas, the metadata must repeat the header `x-antiphon-stream` of OpenGeneration. A
+    command that is refused is the error of this call, and the piece goes on.
     """
     GenerateBatch: _aio.UnaryStreamMultiCallable[_generator_pb2.GenerateBatchRequest, _generator_pb2.GenerateBatchResponse]  # type: ignore[assignment]
     """Generates several pieces in one call, and streams them while they are made.
@@ -115,6 +139,30 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         The first request holds `config`; what may follow is data or control. A stream without a config, data
         before it or a second one: FAILED_PRECONDITION. The responses are `started`, then `progress`, `audio` and
         `codes` as they come, then `finished`. The client may half-close after the config.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenGeneration(
+        self,
+        request: _generator_pb2.OpenGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generator_pb2.OpenGenerationResponse], _abc.AsyncIterator[_generator_pb2.OpenGenerationResponse]]:
+        """Generates a piece for callers that can't stream both ways, browsers among them.
+
+        It is StreamGenerate with the requests in calls of their own: ControlGeneration. The first response brings the id
+        of the piece, the header `x-antiphon-stream` the replica that makes it.
+        """
+
+    @_abc_1.abstractmethod
+    def ControlGeneration(
+        self,
+        request: _generator_pb2.ControlGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_pb2.ControlGenerationResponse, _abc.Awaitable[_generator_pb2.ControlGenerationResponse]]:
+        """Says to a piece of OpenGeneration what the later requests of StreamGenerate say to theirs.
+
+        Where there are several replicas, the metadata must repeat the header `x-antiphon-stream` of OpenGeneration. A
+        command that is refused is the error of this call, and the piece goes on.
         """
 
     @_abc_1.abstractmethod
