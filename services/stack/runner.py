@@ -7,6 +7,7 @@ the one who gave the orders dies. On stdout goes the state after each change, on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -83,7 +84,10 @@ class Supervisor(honcho.manager.Manager):  # type: ignore[misc]  # honcho is unt
             for name, process in self._processes.items()
             if process.get("pid") is not None
         }
-        print(json.dumps(state), flush=True)
+        # Who gave the orders may be dead; what runs has to be ended all the same. Not print, whose buffer would keep
+        # the line for a second try.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(1, f"{json.dumps(state)}\n".encode())
 
 
 def obey(supervisor: Supervisor) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +50,24 @@ def addresses() -> Iterator[list[str]]:
 def behind(addresses: list[str], folder: Path, **options: Any) -> Stack:
     """A stack whose generator cluster has these hosts."""
     hosts = {"generator": [(HOST, int(address.rpartition(":")[2])) for address in addresses]}
-    return Stack(services=["codec"], commands=plain_service.commands(), folder=folder, hosts=hosts, **options)
+    return Stack(services=[], folder=folder, hosts=hosts, **options)
 
 
-@pytest.fixture
-def channel(addresses: list[str], tmp_path: Path) -> Iterator[grpc.Channel]:
-    """Calls that go to both; Envoy is fresh, so that no test sees who was ejected in another."""
-    with behind(addresses, tmp_path) as stack, calls.connected(stack) as connection:
+@contextmanager
+def calling(stack: Stack) -> Iterator[grpc.Channel]:
+    """A channel on which both have been seen to answer."""
+    with stack, calls.connected(stack) as connection:
         calls.wait_serving(connection, "generator")
         while len(served(connection, "ListModels", times=8)) < 2:
-            pass  # until both are known to be well
+            pass
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def channel(addresses: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+    """Calls that go to both whatever they answer: no test sees who was ejected in another."""
+    patch = {"static_resources": {"clusters": [{"name": "generator", "outlier_detection": None}]}}
+    with calling(behind(addresses, tmp_path_factory.mktemp("retries"), patch=patch)) as connection:
         yield connection
 
 
@@ -119,34 +130,31 @@ def test_what_is_between_services_and_envoy_stays_there(channel: grpc.Channel) -
     assert "x-antiphon-elsewhere" not in dict(caught.value.trailing_metadata())
 
 
-def test_a_replica_that_fails_again_and_again_is_left_alone(channel: grpc.Channel, addresses: list[str]) -> None:
-    codes(channel, "Generate", 16, *failing("Unavailable", addresses[0]))
-    assert served(channel, "Generate", 8) == {addresses[1]}
-
-
-@pytest.mark.parametrize("kind", ["ResourceExhausted", "Internal", "Unimplemented"])
-def test_busy_replicas_and_wrong_calls_eject_nobody(channel: grpc.Channel, addresses: list[str], kind: str) -> None:
-    counted = codes(channel, "Generate", 24, ("x-raise", kind))
-    assert "OK" not in counted and "UNAVAILABLE" not in counted
-    assert served(channel, "Generate", 8) == set(addresses)
-
-
-def test_streams_are_spread_evenly(channel: grpc.Channel, addresses: list[str], tmp_path: Path) -> None:
-    streams = [calls.generate(channel, 1.0) for _ in range(6)]
-    for stream in streams:
-        next(stream)
-    # Envoy's own count; each stream that runs is a request of its host.
-    page = calls.get(f"http://{HOST}:{admin_port(tmp_path)}/clusters")
-    active = {line.split("::")[1]: int(line.rpartition("::")[2]) for line in page.splitlines() if "rq_active" in line}
-    assert [active[address] for address in addresses] == [3, 3]
-    for stream in streams:
-        stream.cancel()
-
-
-def admin_port(folder: Path) -> int:
-    import yaml
-
-    return int(yaml.safe_load((folder / "envoy.yaml").read_text())["admin"]["address"]["socket_address"]["port_value"])
+def test_only_replicas_that_fail_again_and_again_are_left_alone(addresses: list[str], tmp_path: Path) -> None:
+    stack = behind(addresses, tmp_path)
+    with calling(stack) as channel:
+        # Busy replicas, and what a caller can provoke, eject nobody.
+        for kind in ("ResourceExhausted", "Internal", "Unimplemented"):
+            counted = codes(channel, "Generate", 24, ("x-raise", kind))
+            assert "OK" not in counted and "UNAVAILABLE" not in counted
+        assert served(channel, "Generate", 8) == set(addresses)
+        streams = [calls.generate(channel, 5.0) for _ in range(6)]
+        for stream in streams:
+            next(stream)
+        # Envoy's own count; each stream that runs is a request of its host.
+        page = calls.get(f"{stack.addresses['envoy admin']}/clusters")
+        counts = [line.split("::") for line in page.splitlines() if "rq_active" in line]
+        active = {host: int(count) for _, host, _, count in counts}
+        assert [active[address] for address in addresses] == [3, 3]
+        failures = 0
+        while failures < 5:
+            failures += codes(channel, "Generate", 1, *failing("Unavailable", addresses[0]))["UNAVAILABLE"]
+        deadline = time.monotonic() + 8
+        while served(channel, "Generate", 8) != {addresses[1]}:
+            assert time.monotonic() < deadline
+        # Those that run on it go on.
+        for stream in streams:
+            calls.assert_whole([generator_pb2.StreamGenerateResponse(started={}), *stream], 5.0)
 
 
 def test_beyond_the_circuit_breaker_callers_hear_when_to_come_again(addresses: list[str], tmp_path: Path) -> None:
@@ -176,12 +184,13 @@ def test_no_connection_above_the_limit(addresses: list[str], tmp_path: Path) -> 
         "typed_config": {"max_active_downstream_connections": 3},
     }
     with behind(addresses, tmp_path, patch={"overload_manager": {"resource_monitors": [monitor]}}) as stack:
-        import socket
-
+        with calls.connected(stack) as channel:
+            calls.wait_serving(channel, "generator")
         held = [socket.create_connection((HOST, stack.ports.edge)) for _ in range(8)]
         for one in held:
-            one.settimeout(2)
-            one.sendall(b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
+            one.settimeout(1)
+            with suppress(OSError):
+                one.sendall(b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
 
         def answered(one: socket.socket) -> bool:
             try:
@@ -190,7 +199,7 @@ def test_no_connection_above_the_limit(addresses: list[str], tmp_path: Path) -> 
                 return False
 
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(answered, held)) <= 3
+            assert 1 <= sum(pool.map(answered, held)) <= 3
         for one in held:
             one.close()
         with calls.connected(stack) as channel:

@@ -316,7 +316,7 @@ RATES = {
     "typed_config": {
         "descriptors": [
             {
-                "entries": [{"key": "client"}],
+                "entries": [{"key": "client", "value": "ann"}],
                 "token_bucket": {"max_tokens": 3, "tokens_per_fill": 3, "fill_interval": "60s"},
             }
         ]
