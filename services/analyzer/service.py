@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from antiphon.v1 import analyzer_pb2, analyzer_pb2_grpc
+from antiphon.v1 import analyzer_pb2, analyzer_pb2_grpc, audio_pb2
 from services.analyzer.engine import AnalyzerEngine
 from services.analyzer.servicer import AnalyzerServicer
 from services.analyzer.settings import AnalyzerSettings
@@ -22,12 +22,16 @@ class AnalyzerService:
             max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds, max_values=1 << 62
         )
         self._engine = AnalyzerEngine(settings.device, settings.threads, limits)
+        self._servicer = AnalyzerServicer(self._engine)
 
     def load(self) -> None:
         self._engine.load()
 
     def register(self, server: grpc.aio.Server) -> None:
-        analyzer_pb2_grpc.add_AnalyzerServiceServicer_to_server(AnalyzerServicer(self._engine), server)
+        analyzer_pb2_grpc.add_AnalyzerServiceServicer_to_server(self._servicer, server)
+
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        return self._servicer.models()
 
     def close(self) -> None:
         self._engine.close()

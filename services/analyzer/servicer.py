@@ -29,10 +29,14 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
     def __init__(self, engine: AnalyzerEngine) -> None:
         self._engine = engine
 
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        """List the models, the default first."""
+        return [self._model()]
+
     async def ListModels(
         self, request: analyzer_pb2.AnalyzerServiceListModelsRequest, context: Any
     ) -> analyzer_pb2.AnalyzerServiceListModelsResponse:
-        return analyzer_pb2.AnalyzerServiceListModelsResponse(models=[self._model()])
+        return analyzer_pb2.AnalyzerServiceListModelsResponse(models=self.models())
 
     async def Analyze(self, request: analyzer_pb2.AnalyzeRequest, context: Any) -> analyzer_pb2.AnalyzeResponse:
         analysis = requests.analysis(request, self._engine.info)

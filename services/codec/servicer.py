@@ -39,18 +39,21 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
         self._max_streams, self._max_stream_seconds = max_streams, max_stream_seconds
         self._streams = 0
 
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        """List the models, the default first."""
+        seconds = self._engine.limits.max_seconds
+        found = []
+        for index, info in enumerate(self._engine.infos.values()):
+            described = self._described(info.name)
+            latency = max(_seconds(described.encode_latency), _seconds(described.decode_latency))
+            found.append(model_info(info, is_default=index == 0, max_seconds=seconds, latency_seconds=latency))
+        return found
+
     async def ListModels(
         self, request: codec_pb2.CodecServiceListModelsRequest, context: Any
     ) -> codec_pb2.CodecServiceListModelsResponse:
-        seconds = self._engine.limits.max_seconds
-        response = codec_pb2.CodecServiceListModelsResponse()
-        for index, info in enumerate(self._engine.infos.values()):
-            described = _described(self._engine.facts[info.name], self._engine.codec(info.name))
-            latency = max(_seconds(described.encode_latency), _seconds(described.decode_latency))
-            model = model_info(info, is_default=index == 0, max_seconds=seconds, latency_seconds=latency)
-            response.models.append(model)
-            response.codecs.append(described)
-        return response
+        codecs = [self._described(name) for name in self._engine.infos]
+        return codec_pb2.CodecServiceListModelsResponse(models=self.models(), codecs=codecs)
 
     async def Encode(self, request: codec_pb2.EncodeRequest, context: Any) -> codec_pb2.EncodeResponse:
         encoding = requests.encoding(request, self._engine.facts)
@@ -114,6 +117,9 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
             stream = DecodeStream(config, self._engine, self._max_stream_seconds)
             async for response in stream.run(request_iterator):
                 yield response
+
+    def _described(self, name: str) -> codec_pb2.CodecInfo:
+        return _described(self._engine.facts[name], self._engine.codec(name))
 
     async def _decoded(self, decoding: requests.Decoding) -> tuple[AudioEncoder, AsyncIterator[bytes]]:
         """Decode, and return the encoder of the file with the pieces that it makes."""

@@ -202,45 +202,6 @@ def granted(credit: generator_pb2.Credit, info: ModelInfo) -> int:
     return samples or 0
 
 
-def file_config(
-    request: generator_pb2.GenerateFileRequest, models: Mapping[str, ModelInfo]
-) -> generator_pb2.GenerationConfig:
-    """Write the flat request of HTTP clients as a config for WAV.
-
-    Raises:
-        InvalidArgument: `kind` is neither "music" nor "audio", or the duration is no number of seconds.
-        NotFound: no model of that kind is loaded.
-    """
-    kinds = {"music": "music", "audio": "sound"}
-    if request.kind not in kinds:
-        raise InvalidArgument("kind", "must be music or audio")
-    name = request.model or next((m.name for m in models.values() if m.kind == kinds[request.kind]), None)
-    if name is None:
-        raise NotFound("kind", f"no model for {request.kind} is loaded")
-    config = generator_pb2.GenerationConfig(model=name)
-    config.prompts.add(text=request.text)
-    if request.HasField("duration"):
-        if not -1e9 < request.duration < 1e9:
-            raise InvalidArgument("duration", "must be a number of seconds")
-        config.duration.FromNanoseconds(round(request.duration * 1e9))
-    for name in ("temperature", "top_k", "top_p", "cfg_coef"):
-        if request.HasField(name):
-            setattr(config.sampling, name, getattr(request, name))
-    if request.HasField("seed"):
-        config.seed = request.seed
-    config.output_format.encoding = audio_pb2.AUDIO_ENCODING_WAV
-    return config
-
-
-def flat_fields(error: InvalidArgument) -> InvalidArgument:
-    """Name the fields of a config's violations as GenerateFileRequest names them."""
-
-    def flat(name: str) -> str:
-        return "text" if name.startswith("config.prompts") else name.rpartition(".")[2]
-
-    return InvalidArgument.several([(flat(v.field), v.description) for v in error.violations])
-
-
 def effective(
     config: generator_pb2.GenerationConfig, request: GenerationRequest, info: ModelInfo
 ) -> generator_pb2.GenerationConfig:

@@ -8,7 +8,7 @@ import logging
 import grpc
 import torch
 
-from antiphon.v1 import generator_pb2, generator_pb2_grpc
+from antiphon.v1 import audio_pb2, generator_pb2, generator_pb2_grpc
 from services.generator.engine import GeneratorEngine
 from services.generator.plain import PlainEngine
 from services.generator.prompts import PromptLimits
@@ -47,6 +47,9 @@ class GeneratorService:
 
     def register(self, server: grpc.aio.Server) -> None:
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(self._servicer, server)
+
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        return self._servicer.models()
 
     def close(self) -> None:
         self._models.close()

@@ -13,16 +13,17 @@ from google.api import httpbody_pb2
 from numpy.typing import NDArray
 
 from antiphon.codes import bits_per_code, pack_codes
-from antiphon.v1 import generator_pb2, generator_pb2_grpc
-from services.generator import requests
-from services.generator.controls import obey
+from antiphon.v1 import audio_pb2, generator_pb2, generator_pb2_grpc
+from services.generator import files, requests
+from services.generator.controls import Controls, OpenGenerations
 from services.generator.output import Output
 from services.generator.prompts import PromptLimits, attach, gather
 from services.generator.replies import Replies, empty
 from services.generator.requests import GenerationRequest
 from services.generator.residents import Model, Residents
 from services.generator.streams import Event, Finished, Stream
-from services.runtime.errors import FailedPrecondition, InvalidArgument
+from services.models.audio_output import AudioEncoder
+from services.runtime.errors import FailedPrecondition, FieldError, InvalidArgument
 from services.runtime.messages import model_info
 
 CLIENT_HEADER = "x-client-id"
@@ -35,11 +36,11 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     def __init__(self, models: Residents, limits: PromptLimits) -> None:
         self._models = models
         self._limits = limits
+        self._open = OpenGenerations()
 
-    async def ListModels(
-        self, request: generator_pb2.GeneratorServiceListModelsRequest, context: Any
-    ) -> generator_pb2.GeneratorServiceListModelsResponse:
-        models = [
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        """List the models, the default first."""
+        return [
             model_info(
                 info,
                 is_default=index == 0,
@@ -48,13 +49,15 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
             )
             for index, (name, info) in enumerate(self._models.infos.items())
         ]
-        return generator_pb2.GeneratorServiceListModelsResponse(models=models)
+
+    async def ListModels(
+        self, request: generator_pb2.GeneratorServiceListModelsRequest, context: Any
+    ) -> generator_pb2.GeneratorServiceListModelsResponse:
+        return generator_pb2.GeneratorServiceListModelsResponse(models=self.models())
 
     async def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:
         generation = requests.generation(request.config, self._models.infos, audio=True)
-        if request.config.HasField("prompt_audio") != bool(request.prompt_audio):
-            raise InvalidArgument("prompt_audio", "must come with config.prompt_audio, and that with it")
-        generation = await self._heard(generation, request.config, request.prompt_audio)
+        generation = await self._heard_at_once(generation, request)
         response = generator_pb2.GenerateResponse()
         codes: list[NDArray[np.int32]] = []
         audio: list[bytes] = []
@@ -84,12 +87,32 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         if first.config.HasField("prompt_audio"):
             generation = await self._heard(generation, first.config, await gather(request_iterator, self._limits))
         async with self._run(generation, context) as (model, stream):
-            with _in_background(obey(request_iterator, stream, model, generation)):
+            with _in_background(Controls(stream, model, generation).follow(request_iterator)):
                 replies = Replies(generation, model)
                 yield generator_pb2.StreamGenerateResponse(started=replies.started(first.config))
                 async for event in stream.events():
                     for response in replies.responses(event):
                         yield response
+
+    async def OpenGeneration(
+        self, request: generator_pb2.OpenGenerationRequest, context: Any
+    ) -> AsyncIterator[generator_pb2.OpenGenerationResponse]:
+        generation = requests.generation(request.config, self._models.infos, streams=True)
+        generation = await self._heard_at_once(generation, request)
+        async with self._run(generation, context) as (model, stream):
+            with self._open.hold(Controls(stream, model, generation)) as stream_id:
+                replies = Replies(generation, model)
+                started = generator_pb2.StreamGenerateResponse(started=replies.started(request.config))
+                yield generator_pb2.OpenGenerationResponse(stream_id=stream_id, response=started)
+                async for event in stream.events():
+                    for response in replies.responses(event):
+                        yield generator_pb2.OpenGenerationResponse(response=response)
+
+    async def ControlGeneration(
+        self, request: generator_pb2.ControlGenerationRequest, context: Any
+    ) -> generator_pb2.ControlGenerationResponse:
+        await self._open.find(request.stream_id).obey(request)
+        return generator_pb2.ControlGenerationResponse()
 
     async def GenerateBatch(
         self, request: generator_pb2.GenerateBatchRequest, context: Any
@@ -109,16 +132,29 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
         self, request: generator_pb2.GenerateFileRequest, context: Any
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         try:
-            config = requests.file_config(request, self._models.infos)
+            config = files.config(request, self._models.infos)
             generation = requests.generation(config, self._models.infos)
-        except InvalidArgument as error:
-            raise requests.flat_fields(error) from error
+        except FieldError as error:
+            raise files.flat_fields(error) from error
         async with self._run(generation, context) as (model, stream):
-            replies, content_type = Replies(generation, model), "audio/wav"
+            encoder = files.encoder(request, generation, model.info, model.engine.samples_per_frame)
+            content_type = encoder.output.encoding.media_type
             async for event in stream.events():
                 if isinstance(event, Output) and not empty(event):
-                    yield httpbody_pb2.HttpBody(content_type=content_type, data=replies.pcm(event))
-                    content_type = ""
+                    data = await asyncio.to_thread(_encoded, encoder, event)
+                    if data:
+                        yield httpbody_pb2.HttpBody(content_type=content_type, data=data)
+                        content_type = ""
+
+    async def _heard_at_once(
+        self,
+        generation: GenerationRequest,
+        request: generator_pb2.GenerateRequest | generator_pb2.OpenGenerationRequest,
+    ) -> GenerationRequest:
+        """Return the request with its audio prompt, which came with it."""
+        if request.config.HasField("prompt_audio") != bool(request.prompt_audio):
+            raise InvalidArgument("prompt_audio", "must come with config.prompt_audio, and that with it")
+        return await self._heard(generation, request.config, request.prompt_audio)
 
     async def _heard(
         self, generation: GenerationRequest, config: generator_pb2.GenerationConfig, prompt: bytes
@@ -152,6 +188,12 @@ def _client(context: Any) -> str:
     """Return who calls: what the edge says in ``x-client-id``, else the host of the peer."""
     named = dict(context.invocation_metadata() or ()).get(CLIENT_HEADER, "")
     return str(named) or str(context.peer()).rpartition(":")[0]
+
+
+def _encoded(encoder: AudioEncoder, output: Output) -> bytes:
+    """Return what an output adds to a file."""
+    data = encoder.encode(output.audio)
+    return data + encoder.finish() if output.final else data
 
 
 @contextmanager

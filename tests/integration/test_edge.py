@@ -89,8 +89,10 @@ def validate(config: Path) -> None:
     assert "eprecated" not in done.stderr
 
 
-def test_the_configuration_is_valid_for_kubernetes() -> None:
-    validate(edge.CONFIG)
+def test_the_configuration_is_valid_for_kubernetes(tmp_path: Path) -> None:
+    config = tmp_path / "envoy.yaml"
+    config.write_text(edge.moved(edge.CONFIG.read_text(), {f"{edge.MOUNT}/rest": edge.REST}))
+    validate(config)
 
 
 def test_the_rendered_configuration_is_valid(plain: Stack) -> None:

