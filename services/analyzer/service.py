@@ -12,17 +12,17 @@ from services.models.audio import AudioLimits
 
 
 class AnalyzerService:
-    """Builds the discriminators and serves them."""
+    """Loads the discriminators and serves them."""
 
     name: str = analyzer_pb2.DESCRIPTOR.services_by_name["AnalyzerService"].full_name
 
     def __init__(self, settings: AnalyzerSettings) -> None:
-        # The analyzer keeps a window at a time, so only the seconds count.
+        # The analyzer keeps a few windows at a time, so only the seconds count.
         limits = AudioLimits(
             max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds, max_values=1 << 62
         )
-        self._engine = AnalyzerEngine(settings.device, settings.threads, limits)
-        self._servicer = AnalyzerServicer(self._engine)
+        self._engine = AnalyzerEngine(settings.analyzer_weights, settings.device, settings.threads, limits)
+        self._servicer = AnalyzerServicer(self._engine, settings.max_streams, settings.max_stream_seconds)
 
     def load(self) -> None:
         self._engine.load()

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import codec, codec_soak, generator, precision
+from tests.bench import analyzer, codec, codec_soak, edge, generator, precision
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure.")
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    benches = {"generator": generator, "precision": precision, "codec": codec, "codec-soak": codec_soak}
+    benches = {
+        "generator": generator,
+        "precision": precision,
+        "codec": codec,
+        "codec-soak": codec_soak,
+        "analyzer": analyzer,
+        "edge": edge,
+    }
     for name, bench in benches.items():
         command = commands.add_parser(name, help=bench.SUMMARY, description=bench.SUMMARY)
         bench.add_arguments(command)

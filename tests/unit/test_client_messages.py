@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import antiphon
-from antiphon import InvalidArgumentError, operations
+from antiphon import InvalidArgumentError, analysis, operations
 from antiphon.connection import Connection
 from antiphon.messages import generation_request
 from antiphon.results import Service
@@ -94,7 +94,7 @@ def test_files_are_given_as_bytes_or_by_path(tmp_path: Path) -> None:
         assert isinstance(request, codec_pb2.EncodeRequest)
         assert request.audio.data == b"RIFF"
     with pytest.raises(FileNotFoundError):
-        operations.analyze(tmp_path / "none.wav")
+        analysis.analyze(tmp_path / "none.wav")
 
 
 def test_codes_that_do_not_fit_their_codebook_are_refused() -> None:

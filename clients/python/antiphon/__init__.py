@@ -7,6 +7,16 @@
 `AsyncClient` does the same for asyncio. All errors are `AntiphonError`; `antiphon.errors` draws the tree.
 """
 
+from antiphon.analysis import (
+    Analysis,
+    FeatureMap,
+    Picture,
+    Scores,
+    Thresholds,
+    Verdict,
+    WindowAnalysis,
+)
+from antiphon.analysis_streams import AnalyzeStream, AsyncAnalyzeStream
 from antiphon.async_client import AsyncClient
 from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream
 from antiphon.audio import Encoding, OutputEncoding, Samples, WavWriter
@@ -35,7 +45,6 @@ from antiphon.errors import (
 from antiphon.generation import OnProgress
 from antiphon.messages import AudioFile, GenerationOptions, Prompt
 from antiphon.results import (
-    Analysis,
     Audio,
     Chunk,
     EncodedAudio,
@@ -48,18 +57,17 @@ from antiphon.results import (
     ModelKind,
     ModelList,
     Progress,
-    Scores,
     Service,
     Started,
     Timings,
-    Verdict,
-    WindowAnalysis,
 )
 from antiphon.streams import DecodeStream, EncodeStream, GenerationStream
 
 __all__ = [
     "Analysis",
+    "AnalyzeStream",
     "AntiphonError",
+    "AsyncAnalyzeStream",
     "AsyncClient",
     "AsyncDecodeStream",
     "AsyncEncodeStream",
@@ -80,6 +88,7 @@ __all__ = [
     "EncodedChunk",
     "Encoding",
     "FailedPreconditionError",
+    "FeatureMap",
     "FieldViolation",
     "FinishReason",
     "Finished",
@@ -97,6 +106,7 @@ __all__ = [
     "OnProgress",
     "OutputEncoding",
     "PermissionDeniedError",
+    "Picture",
     "Progress",
     "Prompt",
     "ProtocolError",
@@ -106,6 +116,7 @@ __all__ = [
     "Scores",
     "Service",
     "Started",
+    "Thresholds",
     "Timings",
     "UnauthenticatedError",
     "UnavailableError",

@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from antiphon import operations
+from antiphon.analysis import Analysis, analyze
+from antiphon.analysis_streams import AsyncAnalyzeStream
 from antiphon.async_streams import AsyncDecodeStream, AsyncEncodeStream, AsyncGenerationStream, Connect, awaited
 from antiphon.audio import OutputEncoding
 from antiphon.batch import GenerationRequest, generate_batch
@@ -25,7 +27,6 @@ from antiphon.generation import OnProgress
 from antiphon.messages import AudioFile, GenerationOptions, Prompt, generation_request
 from antiphon.operations import Operation
 from antiphon.results import (
-    Analysis,
     Audio,
     EncodedAudio,
     GeneratedAudio,
@@ -206,11 +207,42 @@ class AsyncClient:
         *,
         model: str = "",
         threshold: float | None = None,
+        include_feature_maps: bool = False,
+        include_images: bool = False,
         timeout: float | None = None,
     ) -> Analysis:
-        """Looks for evidence that a neural decoder made the audio, given as a file's bytes or path."""
-        build = partial(operations.analyze, audio, model=model, threshold=threshold)
+        """Looks for evidence that a neural decoder made the audio, given as a file's bytes or path.
+
+        `threshold` decides `is_real` alone, 0 to 1, default 0.5. `include_feature_maps` and `include_images` add what
+        the discriminators made of it, as numbers and as PNG.
+        """
+        build = partial(
+            analyze,
+            audio,
+            model=model,
+            threshold=threshold,
+            include_feature_maps=include_feature_maps,
+            include_images=include_images,
+        )
         return await self._call(await asyncio.to_thread(build), timeout)
+
+    def stream_analyze(
+        self,
+        audio: AsyncIterable[NDArray[np.generic]] | Iterable[NDArray[np.generic]],
+        *,
+        sample_rate_hz: int,
+        channel_count: int = 1,
+        model: str = "",
+        threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncAnalyzeStream:
+        """Analyzes audio while it comes in, a result a window.
+
+        Use it as `async for window in client.stream_analyze(blocks, sample_rate_hz=24000)`; the stream's `result` is
+        then what `analyze` returns. The blocks are as in `stream_encode`.
+        """
+        connect = self._connector(Service.ANALYZER, "StreamAnalyze", timeout)
+        return AsyncAnalyzeStream(connect, audio, sample_rate_hz, channel_count, model, threshold)
 
     async def close(self) -> None:
         """Closes the connection; calls that run are cancelled. Closing twice does nothing."""

@@ -1,4 +1,4 @@
-"""The command line: `antiphon generate`, `encode`, `decode`, `models` and `health`."""
+"""The command line: `antiphon generate`, `encode`, `decode`, `analyze`, `models` and `health`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from antiphon.analyzer_cli import analyze
 from antiphon.codec_cli import decode, encode
 from antiphon.command import INTERRUPTED, Target, Timeout, Tls, connected
 from antiphon.connection import VERSION
@@ -21,7 +22,7 @@ QUICK_SECONDS = 5.0
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Streams music and sound from text, and turns audio into codes and back.\n\n"
+    help="Streams music and sound from text, turns audio into codes and back, and tells whether a decoder made it.\n\n"
     "Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY.",
 )
 
@@ -44,6 +45,7 @@ def _root(
 app.command()(generate)
 app.command()(encode)
 app.command()(decode)
+app.command()(analyze)
 
 
 @app.command()

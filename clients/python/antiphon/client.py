@@ -12,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from antiphon import operations
+from antiphon.analysis import Analysis, analyze
+from antiphon.analysis_streams import AnalyzeStream
 from antiphon.audio import OutputEncoding
 from antiphon.batch import GenerationRequest, generate_batch
 from antiphon.codec_streams import Codes, DecodeOptions, EncodeOptions
@@ -22,7 +24,6 @@ from antiphon.generation import OnProgress
 from antiphon.messages import AudioFile, GenerationOptions, Prompt, generation_request
 from antiphon.operations import Operation
 from antiphon.results import (
-    Analysis,
     Audio,
     EncodedAudio,
     GeneratedAudio,
@@ -208,10 +209,41 @@ class Client:
         *,
         model: str = "",
         threshold: float | None = None,
+        include_feature_maps: bool = False,
+        include_images: bool = False,
         timeout: float | None = None,
     ) -> Analysis:
-        """Looks for evidence that a neural decoder made the audio, given as a file's bytes or path."""
-        return self._call(operations.analyze(audio, model=model, threshold=threshold), timeout)
+        """Looks for evidence that a neural decoder made the audio, given as a file's bytes or path.
+
+        `threshold` decides `is_real` alone, 0 to 1, default 0.5. `include_feature_maps` and `include_images` add what
+        the discriminators made of it, as numbers and as PNG.
+        """
+        operation = analyze(
+            audio,
+            model=model,
+            threshold=threshold,
+            include_feature_maps=include_feature_maps,
+            include_images=include_images,
+        )
+        return self._call(operation, timeout)
+
+    def stream_analyze(
+        self,
+        audio: Iterable[NDArray[np.generic]],
+        *,
+        sample_rate_hz: int,
+        channel_count: int = 1,
+        model: str = "",
+        threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> AnalyzeStream:
+        """Analyzes audio while it comes in, a result a window.
+
+        Use it as `for window in client.stream_analyze(blocks, sample_rate_hz=24000)`; the stream's `result` is then
+        what `analyze` returns. The blocks are as in `stream_encode`.
+        """
+        connect = self._connector(Service.ANALYZER, "StreamAnalyze", timeout)
+        return AnalyzeStream(connect, audio, sample_rate_hz, channel_count, model, threshold)
 
     def close(self) -> None:
         """Closes the connection; calls that run are cancelled. Closing twice does nothing."""

@@ -6,17 +6,12 @@ import dataclasses
 import io
 import sys
 import time
-import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, get_args
+from typing import Annotated, BinaryIO, get_args
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from antiphon.audio import OutputEncoding, WavWriter
 from antiphon.client import Client
@@ -24,7 +19,8 @@ from antiphon.codec_streams import DecodeOptions, EncodeOptions, Quality
 from antiphon.command import Target, Timeout, Tls, check_output, connected, failed, is_standard, name_of
 from antiphon.ecdc import EcdcFile
 from antiphon.results import EncodedAudio, Service
-from antiphon.terminal import say
+from antiphon.terminal import progress, say
+from antiphon.wav_input import long_wav, wav_blocks
 
 # Longer pieces are streamed: one call holds a whole piece in memory, and servers limit its length.
 STREAM_SECONDS = 30.0
@@ -114,7 +110,7 @@ def decode(
         if _seconds(encoded) > STREAM_SECONDS and not quality:
             _stream_decode(client, encoded, output, chosen, options, timeout)
         else:
-            with _progress("decoding", 0.0):
+            with progress("decoding", 0.0):
                 made = client.decode_file(encoded, encoding=chosen, timeout=timeout, **options)
             with _opened(output) as out:
                 out.write(made)
@@ -123,60 +119,22 @@ def decode(
 
 def _encoded(client: Client, source: Path, options: EncodeOptions, timeout: float | None) -> EncodedAudio:
     with io.BytesIO(sys.stdin.buffer.read()) if is_standard(source) else source.open("rb") as file:
-        wav = _long_wav(file)
+        wav = long_wav(file, STREAM_SECONDS)
         if wav is None:
             file.seek(0)
-            with _progress("encoding", 0.0):
+            with progress("encoding", 0.0):
                 return client.encode(file.read(), timeout=timeout, **options)
         rate, channels, total = wav.getframerate(), wav.getnchannels(), wav.getnframes()
         with (
-            _progress("encoding", total / rate) as reached,
+            progress("encoding", total / rate) as reached,
             closing(wav),
             client.stream_encode(
-                _blocks(wav, reached), sample_rate_hz=rate, channel_count=channels, timeout=timeout, **options
+                wav_blocks(wav, reached), sample_rate_hz=rate, channel_count=channels, timeout=timeout, **options
             ) as stream,
         ):
             for _ in stream:
                 pass
         return stream.result
-
-
-def _long_wav(file: BinaryIO) -> wave.Wave_read | None:
-    """Opens a WAV file that is long enough to be streamed, where Python can read its layout."""
-    try:
-        wav = wave.open(file)  # noqa: SIM115 - the caller closes it
-        # What claims to hold more than there is, is left to the server, which says what is wrong with it.
-        frame_bytes, position = wav.getsampwidth() * wav.getnchannels(), file.tell()
-        there = (file.seek(0, io.SEEK_END) - position) // frame_bytes
-        file.seek(position)
-    except (wave.Error, EOFError, OSError, ZeroDivisionError):
-        return None
-    is_whole = wav.getnframes() <= there and 1 <= wav.getsampwidth() <= 4 and wav.getframerate() > 0
-    return wav if is_whole and wav.getnframes() > STREAM_SECONDS * wav.getframerate() else None
-
-
-def _blocks(wav: wave.Wave_read, reached: Callable[[float], None]) -> Iterator[NDArray[np.generic]]:
-    """Yields [samples, channels], a second at a time."""
-    rate, channels, width = wav.getframerate(), wav.getnchannels(), wav.getsampwidth()
-    done = 0
-    while data := wav.readframes(rate):
-        samples = _samples(data, width).reshape(-1, channels)
-        yield samples
-        done += len(samples)
-        reached(done / rate)
-
-
-def _samples(data: bytes, width: int) -> NDArray[np.generic]:
-    if width == 2:
-        return np.frombuffer(data, "<i2")
-    if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
-    if width == 4:
-        return (np.frombuffer(data, "<i4") / 2**31).astype(np.float32)
-    # Three bytes become the upper three of four, so that the sign is in its place.
-    wide = np.zeros((len(data) // 3, 4), np.uint8)
-    wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-    return (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
 
 
 def _stream_decode(
@@ -191,7 +149,7 @@ def _stream_decode(
     wanted: OutputEncoding = "pcm_s16le" if encoding == "wav" else encoding
     seconds = _seconds(encoded)
     with (
-        _progress("decoding", seconds) as reached,
+        progress("decoding", seconds) as reached,
         client.stream_decode(encoded, encoding=wanted, timeout=timeout, **options) as stream,
         _opened(output) as out,
     ):
@@ -236,20 +194,6 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
     else:
         with output.open("wb") as file:
             yield file
-
-
-@contextmanager
-def _progress(what: str, total_seconds: float) -> Iterator[Callable[[float], None]]:
-    """Shows a bar on a terminal; yields what moves it. A total of 0 is not known."""
-    console = Console(stderr=True)
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total_seconds or None, state="")
-
-        def reached(seconds: float) -> None:
-            bar.update(task, completed=seconds, state=f"{seconds:.0f} of {total_seconds:.0f} s")
-
-        yield reached
 
 
 def _seconds(encoded: EncodedAudio) -> float:

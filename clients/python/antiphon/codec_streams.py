@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.audio import OutputEncoding
+from antiphon.chunk_writer import ChunkWriter
 from antiphon.codes import bits_per_code, pack_codes
 from antiphon.errors import FailedPreconditionError, ProtocolError
 from antiphon.exchange import ChunkReader, Exchange, OutT, ResponseT
@@ -23,7 +24,6 @@ Decoder = Literal["encodec", "multi_band_diffusion"]
 """Which network turns codes into a waveform."""
 
 ItemT = TypeVar("ItemT")
-PIECE_SAMPLES = 1 << 16
 PIECE_FRAMES = 1 << 12
 
 
@@ -114,9 +114,8 @@ class EncodeState(Feed[NDArray[np.generic], codec_pb2.StreamEncodeResponse, Enco
         super().__init__(request_id)
         self._config = codec_pb2.StreamEncodeConfig()
         put_encoding(self._config, options)
-        self._rate, self._channels = sample_rate_hz, channel_count
-        self._dtype: np.dtype[Any] | None = None
-        self._sent_chunks = self._sent_samples = 0
+        self._writer = ChunkWriter(sample_rate_hz, channel_count)
+        self._is_configured = False
         self._started: codec_pb2.EncodeResponse | None = None
         self._finished: codec_pb2.EncodeResponse | None = None
         self._chunks: list[EncodedChunk] = []
@@ -145,43 +144,21 @@ class EncodeState(Feed[NDArray[np.generic], codec_pb2.StreamEncodeResponse, Enco
         )
 
     def _messages(self, item: NDArray[np.generic]) -> Iterator[Any]:
-        samples = item[:, None] if item.ndim == 1 else item
-        if samples.ndim != 2 or samples.shape[1] != self._channels:
-            raise refused("audio", f"shape {item.shape} is not [samples, {self._channels}]")
-        if self._dtype is None:
-            # What comes first decides: 16-bit integers travel as they are.
-            self._dtype = np.dtype("<i2") if samples.dtype == np.int16 else np.dtype("<f4")
-            yield self._configured()
-        if (samples.dtype == np.int16) != (self._dtype == np.dtype("<i2")) or samples.dtype.kind not in "fi":
-            raise refused("audio", f"{samples.dtype} is neither float nor 16-bit integers, from first to last")
-        if samples.dtype.kind == "i" and samples.dtype != np.int16:
-            raise refused("audio", f"{samples.dtype} is neither float nor 16-bit integers")
-        for start in range(0, len(samples), PIECE_SAMPLES):
-            piece = samples[start : start + PIECE_SAMPLES]
-            yield self._chunk(piece.astype(self._dtype).tobytes(), len(piece))
+        samples = self._writer.checked(item)
+        yield from self._configured()
+        for chunk in self._writer.chunks(samples):
+            yield codec_pb2.StreamEncodeRequest(audio=chunk)
 
     def _last(self) -> Iterator[Any]:
-        if self._dtype is None:
-            self._dtype = np.dtype("<f4")
-            yield self._configured()
-        yield self._chunk(b"", 0, is_final=True)
+        yield from self._configured()
+        yield codec_pb2.StreamEncodeRequest(audio=self._writer.last())
 
-    def _configured(self) -> codec_pb2.StreamEncodeRequest:
-        encoding: OutputEncoding = "pcm_s16le" if self._dtype == np.dtype("<i2") else "pcm_f32le"
-        self._config.format.CopyFrom(output_format(encoding, self._rate, self._channels))
-        return codec_pb2.StreamEncodeRequest(config=self._config)
-
-    def _chunk(self, data: bytes, count: int, *, is_final: bool = False) -> codec_pb2.StreamEncodeRequest:
-        chunk = audio_pb2.AudioChunk(
-            sequence=self._sent_chunks,
-            first_sample=self._sent_samples,
-            sample_count=count,
-            data=data,
-            is_final=is_final,
-        )
-        self._sent_chunks += 1
-        self._sent_samples += count
-        return codec_pb2.StreamEncodeRequest(audio=chunk)
+    def _configured(self) -> Iterator[Any]:
+        # The first piece says what the samples are.
+        if not self._is_configured:
+            self._is_configured = True
+            self._config.format.CopyFrom(self._writer.form)
+            yield codec_pb2.StreamEncodeRequest(config=self._config)
 
     def _take(self, response: codec_pb2.StreamEncodeResponse) -> EncodedChunk | None:
         kind = response.WhichOneof("response")

@@ -18,7 +18,6 @@ from antiphon.ecdc import EcdcFile, form_of
 from antiphon.errors import AntiphonError, NotFoundError, ProtocolError, UnavailableError
 from antiphon.messages import (
     AudioFile,
-    put,
     read_codes,
     read_encoding,
     read_file,
@@ -29,7 +28,6 @@ from antiphon.messages import (
     seconds,
 )
 from antiphon.results import (
-    Analysis,
     Audio,
     EncodedAudio,
     GeneratedAudio,
@@ -37,10 +35,7 @@ from antiphon.results import (
     Model,
     ModelKind,
     ModelList,
-    Scores,
     Service,
-    Verdict,
-    WindowAnalysis,
 )
 from antiphon.v1 import analyzer_pb2, audio_pb2, codec_pb2, generator_pb2
 
@@ -83,7 +78,7 @@ def list_models(service: Service) -> Operation[tuple[Model, ...]]:
     """Lists the models of one service."""
 
     def read(response: generator_pb2.GeneratorServiceListModelsResponse) -> tuple[Model, ...]:
-        return tuple(_model(info, service) for info in response.models)
+        return tuple(read_model(info, service) for info in response.models)
 
     return Operation(service, "ListModels", _LIST_REQUESTS[service](), read)
 
@@ -117,7 +112,7 @@ def read_health(reply: str | AntiphonError) -> HealthStatus:
 
 def encode(audio: AudioFile, options: EncodeOptions) -> Operation[EncodedAudio]:
     """Turns an audio file into codes. Reads the file, so it may wait for the disk."""
-    request = codec_pb2.EncodeRequest(audio=_body(audio))
+    request = codec_pb2.EncodeRequest(audio=body_of(audio))
     put_encoding(request, options)
 
     return Operation(Service.CODEC, "Encode", request, _encoded)
@@ -205,34 +200,6 @@ def _encoded(response: codec_pb2.EncodeResponse | codec_pb2.ExpandCodesResponse)
     )
 
 
-def analyze(audio: AudioFile, *, model: str = "", threshold: float | None = None) -> Operation[Analysis]:
-    """Looks for evidence of a neural decoder. Reads the file, so it may wait for the disk."""
-    request = analyzer_pb2.AnalyzeRequest(audio=_body(audio))
-    put(request, "model", model)
-    put(request, "threshold", threshold)
-
-    def read(response: analyzer_pb2.AnalyzeResponse) -> Analysis:
-        return Analysis(
-            scores=_scores(response),
-            is_real=response.is_real if response.HasField("is_real") else None,
-            verdict=_VERDICTS.get(response.verdict, Verdict.UNSPECIFIED),
-            generated_probability=_probability(response),
-            windows=tuple(
-                WindowAnalysis(seconds(w.start), seconds(w.duration), _scores(w), _probability(w))
-                for w in response.windows
-            ),
-            model=_model(response.model, Service.ANALYZER),
-            training_sources=tuple(response.training_sources),
-        )
-
-    return Operation(Service.ANALYZER, "Analyze", request, read)
-
-
-_VERDICTS = {
-    analyzer_pb2.VERDICT_REAL: Verdict.REAL,
-    analyzer_pb2.VERDICT_GENERATED: Verdict.GENERATED,
-    analyzer_pb2.VERDICT_INCONCLUSIVE: Verdict.INCONCLUSIVE,
-}
 _KINDS = {
     audio_pb2.MODEL_KIND_MUSIC: ModelKind.MUSIC,
     audio_pb2.MODEL_KIND_SOUND: ModelKind.SOUND,
@@ -241,19 +208,13 @@ _KINDS = {
 }
 
 
-def _body(audio: AudioFile) -> httpbody_pb2.HttpBody:
+def body_of(audio: AudioFile) -> httpbody_pb2.HttpBody:
+    """Returns an audio file as requests carry it."""
     return httpbody_pb2.HttpBody(content_type="application/octet-stream", data=read_file(audio))
 
 
-def _scores(response: analyzer_pb2.AnalyzeResponse | analyzer_pb2.WindowResult) -> Scores:
-    return Scores(mpd=response.mpd_score, msd=response.msd_score, msstftd=response.msstftd_score)
-
-
-def _probability(response: analyzer_pb2.AnalyzeResponse | analyzer_pb2.WindowResult) -> float | None:
-    return response.generated_probability if response.HasField("generated_probability") else None
-
-
-def _model(info: audio_pb2.ModelInfo, service: Service) -> Model:
+def read_model(info: audio_pb2.ModelInfo, service: Service) -> Model:
+    """Reads what a service says of a model."""
     return Model(
         name=info.name,
         service=service,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -37,6 +39,20 @@ def complain(message: str, hint: str) -> None:
     """Prints an error and what to do about it, a line each."""
     say(f"error: {message}")
     say(f"hint: {hint}")
+
+
+@contextmanager
+def progress(what: str, total_seconds: float) -> Iterator[Callable[[float], None]]:
+    """Shows a bar on a terminal; yields what moves it. A total of 0 is not known."""
+    console = Console(stderr=True)
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total_seconds or None, state="")
+
+        def reached(seconds: float) -> None:
+            bar.update(task, completed=seconds, state=f"{seconds:.0f} of {total_seconds:.0f} s")
+
+        yield reached
 
 
 class Meter:
