@@ -71,3 +71,14 @@ def test_the_codec_reports_every_implementation() -> None:
             assert all(math.isfinite(value) and value > 0 for value in figures[name].values())
     assert set(facts["frame_latency_milliseconds"]) == {"encode", "decode"}
     assert math.isfinite(facts["hour_rss_growth_megabytes"])
+
+
+def test_the_edge_is_measured_beside_the_services_own_socket() -> None:
+    command = [sys.executable, "-m", "tests.bench", "edge", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    for key in ("added_ms_median", "added_ms_p99", "throughput_loss"):
+        assert math.isfinite(facts[key])
+    for key in ("latency_ms_median", "latency_ms_p99", "audio_seconds_per_second", "wire_megabytes_per_second"):
+        assert facts[key]["direct"] > 0 and facts[key]["edge"] > 0
