@@ -1,4 +1,4 @@
-"""What bf16 and int8 change: each precision beside fp32, over the same tokens of the embedded model.
+"""What bf16 and int8 change: each precision beside fp32, over the same tokens of the embedded model or another.
 
 Pieces are generated in fp32 with guidance and sampling, as a server does; the same tokens are then given to each
 precision one step at a time, and the guided logits compared wherever the piece has a code. Nothing is timed.
@@ -28,7 +28,7 @@ from services.models.loader import load_generator
 from services.models.patterns import Schedule
 from services.models.sampling import Sampling, sample
 
-SUMMARY = "Compare the logits of each precision to those of fp32, on the embedded model."
+SUMMARY = "Compare the logits of each precision to those of fp32, on the embedded model or another."
 PROMPTS = ("a slow piano melody in C minor", "fast happy guitar with drums at 140 bpm")
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8")
 STEPS = 500
@@ -36,6 +36,7 @@ CLEAR_NATS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="name or folder (default: tiny)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each piece (default: {STEPS})")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
 
@@ -44,15 +45,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare, print a table and, as the last line, one JSON object."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    facts: dict[str, Any] = {"shape": "tiny", "pieces": len(PROMPTS), "steps": arguments.steps}
-    facts |= measure(arguments.steps)
+    facts: dict[str, Any] = {"model": arguments.model, "pieces": len(PROMPTS), "steps": arguments.steps}
+    facts |= measure(arguments.steps, model=arguments.model)
     Console().print(_table(facts))
     print(json.dumps(facts))
 
 
-def measure(steps: int, prompts: Sequence[str] = PROMPTS) -> dict[str, Any]:
+def measure(steps: int, prompts: Sequence[str] = PROMPTS, model: str = "tiny") -> dict[str, Any]:
     """Return what ran, ``predictions`` (the codes compared) and the figures of each precision."""
-    lm = load_generator("tiny").lm
+    lm = load_generator(model).lm
     schedule = Schedule(lm.pattern_provider, steps - lm.n_q + 1)
     pieces = [(Conditioner(lm).prepare([Prompt(text)], True), Sampling(seed=seed)) for seed, text in enumerate(prompts)]
     exact = make_executor(lm, "fp32")
