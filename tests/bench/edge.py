@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         arguments.chunks, arguments.rounds, arguments.seconds = 100, 1, 1.0
     with _stack([sys.executable, "-m", "tests.bench.chunk_service"]) as stack:
+        print("latency", file=sys.stderr, flush=True)
         latency = asyncio.run(_latency(stack, arguments.chunks))
+        print("wire", file=sys.stderr, flush=True)
         wire = asyncio.run(_wire(stack, 200 if arguments.quick else 8000))
     with _stack() as stack:
         throughput = asyncio.run(_throughput(stack, arguments.rounds, arguments.seconds))
@@ -162,8 +164,10 @@ async def _throughput(stack: Stack, rounds: int, seconds: float) -> dict[str, li
             samples = await asyncio.gather(
                 *(_piece(channels[way], _key(stack), seconds, seed) for seed in range(STREAMS))
             )
+            rate = sum(samples) / (time.perf_counter() - begin)
+            print("round", number, way, round(rate, 2), file=sys.stderr, flush=True)
             if number:
-                rates[way].append(sum(samples) / (time.perf_counter() - begin))
+                rates[way].append(rate)
     for channel in channels.values():
         await channel.close()
     return rates
