@@ -25,7 +25,7 @@ from services.stack.credentials import Credentials
 from services.stack.ports import HOST, SERVICES
 from services.stack.secured import Secured
 from services.stack.stack import Stack
-from tests.integration import calls, plain_service
+from tests.integration import calls, plain_service, web
 
 METHOD = "/antiphon.v1.GeneratorService/ListModels"
 KEYS = {"a-key": "ann", "b-key": "bob"}
@@ -138,6 +138,16 @@ def test_http_callers_get_401_and_a_reason(stack: Stack, secured: Secured) -> No
     assert caught.value.code == 401
     assert caught.value.headers["www-authenticate"] == "Bearer"
     assert b"API key" in caught.value.read()
+
+
+def test_rest_asks_for_the_same_key_but_for_what_is_public(stack: Stack, secured: Secured) -> None:
+    refused = web.call(stack, "GET", "/models")
+    assert (refused.status, refused.json["code"], refused.headers["www-authenticate"]) == (401, 16, "Bearer")
+    models = web.call(stack, "GET", "/models", headers=dict([bearer(secured)]))
+    assert [model["name"] for model in models.json["models"]] == ["generator"]
+    assert web.call(stack, "GET", "/health").json["status"] == "degraded"
+    for path in ("/openapi.json", "/docs", "/docs.js", "/docs.css"):
+        assert web.call(stack, "GET", path).status == 200
 
 
 def test_health_needs_no_key_and_watching_does(channel: grpc.Channel) -> None:

@@ -84,7 +84,7 @@ class Servicer(pb_grpc.GeneratorServiceServicer):
         if request.text:
             raise failure(request.text)
         try:
-            while request.kind == "endless":
+            while "endless" in (request.kind, request.model):
                 await asyncio.sleep(0.005)
                 yield httpbody_pb2.HttpBody(data=b"1")
         finally:

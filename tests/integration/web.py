@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ def opened(
 ) -> Iterator[http.client.HTTPResponse]:
     """Sends a request and yields the reply once its headers are there. What is not bytes is sent as JSON."""
     connection = http.client.HTTPConnection(stack.address, timeout=TIMEOUT_SECONDS)
+    if stack.secured is not None:
+        trusted = ssl.create_default_context(cadata=stack.secured.credentials.root_certificates.decode())
+        connection = http.client.HTTPSConnection(stack.address, timeout=TIMEOUT_SECONDS, context=trusted)
     own = dict(headers or {})
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
