@@ -11,7 +11,7 @@ PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format protos protos-check check bench lock clean
+.PHONY: help setup demo up test lint format protos protos-check check bench images k8s-check lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -67,6 +67,25 @@ check: lint test ## What CI runs: lint, generated files, tests
 
 bench: $(STAMP) ## Measure; the last line is one JSON object
 	$(BIN)/python -m tests.bench generator --shape tiny
+
+k8s-check: $(STAMP) ## Render and check k8s/: schemas, policies, Envoy, rules
+	$(BIN)/python -m pytest tests/kubernetes
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VARIANT ?= cpu
+TAG = $(VERSION)$(if $(filter cuda,$(VARIANT)),-cuda)
+BUILD = $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
+BUILD_FLAGS ?=
+BUILD_IMAGE = $(BUILD) build $(BUILD_FLAGS) --build-arg VERSION=$(VERSION) \
+  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null)
+
+images: ## Build the images with docker, podman or buildah (VARIANT=cpu|cuda, BUILD_FLAGS)
+	$(BUILD_IMAGE) -t antiphon/edge:$(VERSION) -f k8s/images/edge/Dockerfile .
+	$(BUILD_IMAGE) --build-arg VARIANT=$(VARIANT) -t antiphon/runtime:$(TAG) -f k8s/images/runtime/Dockerfile .
+	for service in generator codec analyzer; do \
+	  $(BUILD_IMAGE) --build-arg RUNTIME=antiphon/runtime:$(TAG) -t antiphon/$$service:$(TAG) \
+	    -f services/$$service/Dockerfile . || exit 1; \
+	done
 
 lock: $(BIN)/uv ## Resolve requirements/ anew
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +64,8 @@ def test_every_pod_keeps_the_restricted_profile(objects: tuple[Document, ...]) -
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["automountServiceAccountToken"] is False
-        kinds = {key for volume in pod.get("volumes", ()) for key in volume if key != "name"}
-        assert kinds <= {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
+        kinds = {key for volume in pod["volumes"] for key in volume if key != "name"}
+        assert kinds <= {"configMap", "secret", "emptyDir", "persistentVolumeClaim", "projected"}
         for each in containers(deployment):
             context = each["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
@@ -170,6 +171,12 @@ def test_what_is_mounted_or_read_exists(objects: tuple[Document, ...]) -> None:
             for volume in pod["volumes"]
             if "persistentVolumeClaim" in volume
         } <= claims
+
+
+def test_kubectl_can_apply_every_object(objects: tuple[Document, ...]) -> None:
+    for each in objects:
+        # Client-side apply keeps the object in one of its own annotations, which may have 256 KiB.
+        assert len(json.dumps(each)) < 256 * 1024, each["metadata"]["name"]
 
 
 def found(node: Any, *keys: str) -> Iterator[str]:
