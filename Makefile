@@ -11,7 +11,7 @@ PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format protos protos-check check bench images k8s-check lock clean
+.PHONY: help setup demo up test lint format protos protos-check check abuse chaos bench images k8s-check lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,8 +30,8 @@ $(STAMP): $(BIN)/uv requirements/dev.txt pyproject.toml
 demo: $(STAMP) ## Start the stack, stream ten seconds of music through Envoy to out/demo.wav, stop
 	$(BIN)/python -m services.stack demo
 
-up: $(STAMP) ## Start every service and Envoy; stop with Ctrl-C
-	$(BIN)/python -m services.stack up
+up: $(STAMP) ## Start every service and Envoy; stop with Ctrl-C (SECURE=1: with TLS, a key and mTLS)
+	$(BIN)/python -m services.stack up $(if $(SECURE),--secure)
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
@@ -64,6 +64,12 @@ protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committe
 	git diff --exit-code -- $(STUBS)/antiphon/v1 $(REST)
 
 check: lint test ## What CI runs: lint, generated files, tests
+
+abuse: $(STAMP) ## Attack a stack: 5,000 malformed requests and more; the last line is one JSON object
+	$(BIN)/python -m tests.abuse
+
+chaos: $(STAMP) ## Inject faults under load into two replicas of everything; the last line is one JSON object
+	$(BIN)/python -m tests.chaos
 
 bench: $(STAMP) ## Measure; the last line is one JSON object
 	$(BIN)/python -m tests.bench generator --shape tiny

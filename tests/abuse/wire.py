@@ -62,9 +62,15 @@ def exchange(stack: Stack, data: bytes) -> str:
     """Sends bytes on a connection of its own; returns the HTTP status, "h2" for frames, or "closed"."""
     with socket.create_connection((HOST, stack.ports.edge), timeout=10) as connection, suppress(OSError):
         connection.sendall(data)
-        # What is not whole would be waited for: there is no more.
-        connection.shutdown(socket.SHUT_WR)
-        reply = connection.recv(65536)
+        connection.settimeout(0.1)
+        reply = b""
+        with suppress(TimeoutError):
+            reply = connection.recv(65536)
+        if not reply:
+            # What is not whole is waited for: there is no more.
+            connection.settimeout(10)
+            connection.shutdown(socket.SHUT_WR)
+            reply = connection.recv(65536)
         if reply.startswith(b"HTTP/1"):
             return reply.split(b" ")[1].decode()
         if reply:

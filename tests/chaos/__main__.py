@@ -1,0 +1,200 @@
+"""`python -m tests.chaos`: faults under load, and what the listeners noticed; the last line is one JSON object.
+
+It ends with status 1 when a sample was lost, a stream broke, or a process died that was not asked to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from services.stack.stack import CHANNEL_OPTIONS
+from tests.chaos.fleet import Fleet, Replica
+from tests.chaos.load import Listeners, Tally, pieces
+
+SEEDS = 4
+GROWTH_MEGABYTES = 400.0
+"""Of a process that has lived through it all: caches of as many pieces as there are slots come to stay."""
+
+
+def kill_a_generator(fleet: Fleet, listeners: Listeners) -> None:
+    """SIGKILL in the middle of its streams; it comes back."""
+    listeners.begin(8)
+    listeners.wait_playing(4)
+    victim = fleet.busiest()
+    victim.kill()
+    _return(victim)
+
+
+def restart_envoy(fleet: Fleet, listeners: Listeners) -> None:
+    """A new Envoy beside the old one, which drains."""
+    listeners.begin(8)
+    listeners.wait_playing(4)
+    fleet.envoy.drain()
+
+
+def kill_envoy(fleet: Fleet, listeners: Listeners) -> None:
+    """SIGKILL of the only edge."""
+    listeners.begin(8)
+    listeners.wait_playing(4)
+    fleet.envoy.kill()
+
+
+def fill_the_queue(fleet: Fleet, listeners: Listeners) -> None:
+    """More streams than all slots and places together."""
+    listeners.begin(72)
+
+
+def pause_clients(fleet: Fleet, listeners: Listeners) -> None:
+    """Some stop reading for a while; the others must not wait for them."""
+    listeners.begin(4, pause_seconds=5.0)
+    listeners.begin(4)
+
+
+def exhaust_memory(fleet: Fleet, listeners: Listeners) -> None:
+    """Uploads as large as a message may be, many at a time, beside the streams; every one is refused."""
+    listeners.begin(4)
+    listeners.wait_playing(2)
+    codes: Counter[str] = Counter()
+
+    def upload() -> None:
+        options = (*CHANNEL_OPTIONS, ("grpc.max_send_message_length", -1))
+        with grpc.insecure_channel(fleet.envoy.address, options) as channel:
+            call: Any = channel.unary_unary("/antiphon.v1.CodecService/Encode")
+            # audio.data: larger than a file may be, smaller than a message may be.
+            size = 40 << 20
+            try:
+                call(b"\x12" + _varint(size + 5) + b"\x12" + _varint(size) + bytes(size), timeout=120)
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+
+    threads = [threading.Thread(target=upload) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if not codes.keys() <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}:
+        listeners.tally.broken.append(f"uploads: {dict(codes)}")
+
+
+def rolling_restart(fleet: Fleet, listeners: Listeners) -> None:
+    """SIGTERM to each process of each service in turn while 20 streams run, each back before the next one goes."""
+    listeners.begin(20)
+    listeners.wait_playing(12)
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        # As long as it takes: a stream that ends makes room for the next.
+        while not stop.wait(0.5):
+            if listeners.tally.running < 16:
+                listeners.begin(4)
+
+    filler = threading.Thread(target=keep_busy)
+    filler.start()
+    for replica in fleet.replicas:
+        replica.terminate()
+        _return(replica)
+    fleet.envoy.drain()
+    stop.set()
+    filler.join()
+
+
+FAULTS: dict[str, Callable[[Fleet, Listeners], None]] = {
+    "kill -9 of a generator": kill_a_generator,
+    "restart of Envoy": restart_envoy,
+    "kill -9 of Envoy": kill_envoy,
+    "a full queue": fill_the_queue,
+    "clients that stop reading": pause_clients,
+    "uploads against memory": exhaust_memory,
+    "rolling restart of everything": rolling_restart,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Inject faults under load.")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="parts of the faults' names, with commas")
+    arguments = parser.parse_args()
+    chosen = {
+        name: fault
+        for name, fault in FAULTS.items()
+        if not arguments.only or any(part in name for part in arguments.only)
+    }
+    with tempfile.TemporaryDirectory() as folder, Fleet(Path(folder)) as fleet:
+        facts = run(fleet, chosen)
+    print(json.dumps(facts))
+    return 0 if facts["passed"] else 1
+
+
+def run(fleet: Fleet, faults: dict[str, Callable[[Fleet, Listeners], None]]) -> dict[str, Any]:
+    """Injects the faults one after the other; returns and prints what came of it."""
+    expected = pieces(fleet.envoy.address, SEEDS)
+    before, survivors = fleet.megabytes, _pids(fleet)
+    table = Table("fault", "streams", "at once", "refused, came again", "samples lost", "broken", "deaths", "seconds")
+    tallies: dict[str, Tally] = {}
+    for name, fault in faults.items():
+        begun, deaths = time.monotonic(), fleet.deaths
+        listeners = Listeners(fleet.envoy.address, expected)
+        fault(fleet, listeners)
+        tally = tallies[name] = listeners.end()
+        fleet.wait_well()
+        cells = (tally.streams, tally.most_running, tally.refused, tally.samples_lost, len(tally.broken))
+        seconds = time.monotonic() - begun
+        table.add_row(name, *map(str, cells), str(fleet.deaths - deaths), f"{seconds:.1f}")
+        print(name, *cells, fleet.deaths, f"{seconds:.1f}", tally.broken[:3], file=sys.stderr, flush=True)
+    # Of those that no fault has replaced.
+    after = fleet.megabytes
+    growth = {name: round(after[name] - before[name], 1) for name in after if _pids(fleet)[name] == survivors[name]}
+    Console().print(table)
+    retries = [seconds for tally in tallies.values() for seconds in tally.retry_seconds]
+    facts: dict[str, Any] = {
+        "faults": len(faults),
+        "streams": sum(tally.streams for tally in tallies.values()),
+        "most_streams_at_once": max(tally.most_running for tally in tallies.values()),
+        "refused": sum(tally.refused for tally in tallies.values()),
+        "retry_seconds": [round(min(retries), 2), round(max(retries), 2)] if retries else [],
+        "samples_lost": sum(tally.samples_lost for tally in tallies.values()),
+        "streams_broken": sum(len(tally.broken) for tally in tallies.values()),
+        "deaths_not_asked_for": fleet.deaths,
+        "memory_growth_megabytes": growth,
+        "broken": [text for tally in tallies.values() for text in tally.broken][:10],
+    }
+    unharmed = not (facts["samples_lost"] or facts["streams_broken"] or facts["deaths_not_asked_for"])
+    facts["passed"] = unharmed and all(megabytes < GROWTH_MEGABYTES for megabytes in growth.values())
+    return facts
+
+
+def _pids(fleet: Fleet) -> dict[str, int]:
+    found = {f"{one.service} {one.port}": one.process.pid for one in fleet.replicas if one.process is not None}
+    return {**found, "envoy": fleet.envoy.processes[-1].pid}
+
+
+def _return(replica: Replica) -> None:
+    replica.start()
+    replica.wait_ready()
+    # Envoy asks once a second.
+    time.sleep(2.0)
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*data, number])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
