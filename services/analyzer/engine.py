@@ -18,9 +18,9 @@ from services.analyzer.findings import Conclusion, Findings, WindowFinding
 from services.analyzer.overview import Overview
 from services.analyzer.requests import Analysis
 from services.analyzer.windows import Window, windows_of
-from services.codec.batching import Batcher
 from services.models import discriminators
 from services.models.audio import AudioLimits, open_audio
+from services.models.batching import Batcher
 from services.models.calibration import WEIGHTS_FILE, ModelCard
 from services.models.discriminators import AnalyzerInfo, Discriminators, FeatureMap, Hearing
 from services.models.worker import WorkerFull

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from antiphon.v1 import codec_pb2
-from services.codec.batching import Batcher
 from services.codec.requests import CodecFacts, Decoding, Encoding
 from services.models import loader
 from services.models.audio import AudioError, AudioLimits, convert, read_audio
+from services.models.batching import Batcher
 from services.models.codecs import Codec, Frames, Session, codec_of
 from services.models.diffusion import Diffusion, Stopped, load_diffusions
 from services.models.worker import Worker

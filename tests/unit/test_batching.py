@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.codec.batching import MAX_BATCH, Batcher
+from services.models.batching import MAX_BATCH, Batcher
 
 
 class Recorder:
