@@ -85,7 +85,7 @@ def attack(stack: Stack, folder: Path, arguments: argparse.Namespace) -> dict[st
     growth = watch.growth()
     if max(growth.values()) > GROWTH_MEGABYTES:
         failures.append(f"memory: {growth}")
-    Console().print(table)
+    Console(width=140).print(table)
     return {
         "requests": sum(sum(found.values()) for found in counts.values()),
         "malformed": sum(sum(counts.get(name, {}).values()) for name in attacks if name.startswith("malformed")),

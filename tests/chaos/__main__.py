@@ -157,7 +157,7 @@ def run(fleet: Fleet, faults: dict[str, Callable[[Fleet, Listeners], None]]) -> 
     # Of those that no fault has replaced.
     after = fleet.megabytes
     growth = {name: round(after[name] - before[name], 1) for name in after if _pids(fleet)[name] == survivors[name]}
-    Console().print(table)
+    Console(width=140).print(table)
     retries = [seconds for tally in tallies.values() for seconds in tally.retry_seconds]
     facts: dict[str, Any] = {
         "faults": len(faults),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,10 +67,15 @@ def calling(stack: Stack) -> Iterator[grpc.Channel]:
 
 
 @pytest.fixture(scope="module")
-def channel(addresses: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
-    """Calls that go to both whatever they answer: no test sees who was ejected in another."""
+def retrying(addresses: list[str], tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """Both are called whatever they answer: no test sees who was ejected in another. `channel` starts it."""
     patch = {"static_resources": {"clusters": [{"name": "generator", "outlier_detection": None}]}}
-    with calling(behind(addresses, tmp_path_factory.mktemp("retries"), patch=patch)) as connection:
+    return behind(addresses, tmp_path_factory.mktemp("retries"), patch=patch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def channel(retrying: Stack) -> Iterator[grpc.Channel]:
+    with calling(retrying) as connection:
         yield connection
 
 
@@ -121,6 +129,18 @@ def test_a_stream_that_was_not_begun_goes_elsewhere(channel: grpc.Channel, addre
             iter([first]), metadata=failing("Elsewhere", addresses[0]), timeout=10
         )
         calls.assert_whole([generator_pb2.StreamGenerateResponse.FromString(data) for data in stream], 0.1)
+
+
+def test_http_callers_hear_of_a_full_service_when_to_come_again(retrying: Stack) -> None:
+    request = urllib.request.Request(
+        f"http://{retrying.address}/v1/generator/models", headers={"x-raise": "ResourceExhausted"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        opener.open(request, timeout=10)
+    assert caught.value.code == 429
+    assert caught.value.headers["retry-after"] == "1"
+    assert json.loads(caught.value.read())["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 def test_what_is_between_services_and_envoy_stays_there(channel: grpc.Channel) -> None:
