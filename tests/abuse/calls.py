@@ -153,7 +153,7 @@ def files(stack: Stack, folder: Path) -> Codes:
     """Files that grow, files that lie, and pickles, to whatever reads files."""
     trap = folder / "loaded"
     boastful = inputs.boastful_wav(60_000)
-    hostile = [inputs.silence(3600), inputs.silence(3600, "OGG"), boastful, inputs.pickled(str(trap))]
+    hostile = [inputs.silence(1200), inputs.silence(1200, "OGG"), boastful, inputs.pickled(str(trap))]
     hostile += [gzip.compress(bytes(10**6)), b"RIFF" + b"\xff" * 60, b"#!/bin/sh\ntouch " + str(trap).encode()]
     codes: Codes = Counter()
     with stack.channel() as channel:

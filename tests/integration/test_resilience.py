@@ -102,6 +102,10 @@ def served(channel: grpc.Channel, method: str, times: int) -> set[str]:
     return {call(channel, method) for _ in range(times)}
 
 
+def trailers(error: Any) -> dict[str, str]:
+    return dict(error.trailing_metadata())
+
+
 def failing(kind: str, address: str) -> tuple[tuple[str, str], tuple[str, str]]:
     return ("x-raise", kind), ("x-raise-at", address)
 
@@ -125,9 +129,8 @@ def test_a_stream_that_was_not_begun_goes_elsewhere(channel: grpc.Channel, addre
     config.duration.FromMilliseconds(100)
     first = generator_pb2.StreamGenerateRequest(config=config).SerializeToString()
     for _ in range(4):
-        stream = channel.stream_stream(f"{GENERATOR}/StreamGenerate")(
-            iter([first]), metadata=failing("Elsewhere", addresses[0]), timeout=10
-        )
+        stub: Any = channel.stream_stream(f"{GENERATOR}/StreamGenerate")
+        stream = stub(iter([first]), metadata=failing("Elsewhere", addresses[0]), timeout=10)
         calls.assert_whole([generator_pb2.StreamGenerateResponse.FromString(data) for data in stream], 0.1)
 
 
@@ -147,7 +150,7 @@ def test_what_is_between_services_and_envoy_stays_there(channel: grpc.Channel) -
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "Generate", ("x-raise", "Elsewhere"))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "x-antiphon-elsewhere" not in dict(caught.value.trailing_metadata())
+    assert "x-antiphon-elsewhere" not in trailers(caught.value)
 
 
 def test_only_replicas_that_fail_again_and_again_are_left_alone(addresses: list[str], tmp_path: Path) -> None:
@@ -188,7 +191,7 @@ def test_beyond_the_circuit_breaker_callers_hear_when_to_come_again(addresses: l
         with pytest.raises(grpc.RpcError) as caught:
             call(channel, "Generate")
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert dict(caught.value.trailing_metadata())["retry-after"] == "1"
+        assert trailers(caught.value)["retry-after"] == "1"
         with Client(stack.address, resume=False) as client, pytest.raises(ResourceExhaustedError) as refused:
             list(client.stream_generate("a song", duration=1.0))
         assert refused.value.retry_after_seconds == 1.0
