@@ -57,7 +57,7 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
         except AudioError as error:
             raise InvalidArgument("audio", error.description) from error
         except WorkerFull as error:
-            raise ResourceExhausted("too many calls wait for the analyzer", 1.0) from error
+            raise ResourceExhausted("too many calls wait for the analyzer", 1.0, elsewhere=True) from error
         response = self._concluded(evidence.conclusion)
         response.windows.extend(_window(one) for one in evidence.windows)
         response.feature_maps.extend(_feature_map(one) for one in evidence.feature_maps)
@@ -114,7 +114,9 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
     def _stream(self) -> Iterator[None]:
         """Count a stream while it is open. Raises ResourceExhausted."""
         if self._streams >= self._max_streams:
-            raise ResourceExhausted(f"{self._streams} streams are open, as many as are served at once", 1.0)
+            raise ResourceExhausted(
+                f"{self._streams} streams are open, as many as are served at once", 1.0, elsewhere=True
+            )
         self._streams += 1
         try:
             yield

@@ -139,7 +139,9 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
     def _stream(self) -> Iterator[None]:
         """Count a stream while it is open. Raises ResourceExhausted."""
         if self._streams >= self._max_streams:
-            raise ResourceExhausted(f"{self._streams} streams are open, as many as are served at once", 1.0)
+            raise ResourceExhausted(
+                f"{self._streams} streams are open, as many as are served at once", 1.0, elsewhere=True
+            )
         self._streams += 1
         try:
             yield
@@ -162,7 +164,7 @@ def _translated() -> Iterator[None]:
     except AudioError as error:
         raise InvalidArgument("audio", error.description) from error
     except WorkerFull as error:
-        raise ResourceExhausted("too many calls wait for the codec", 1.0) from error
+        raise ResourceExhausted("too many calls wait for the codec", 1.0, elsewhere=True) from error
 
 
 async def _config(messages: AsyncIterator[Any]) -> Any:

@@ -85,7 +85,7 @@ class Scheduler:
         jobs = [Job(request, Stream(STREAM_CAPACITY, self.poke, request.credit), client) for request in requests]
         with self._changed:
             if self._closing:
-                raise Unavailable("the service is going down")
+                raise Unavailable("the service is going down", elsewhere=True)
             excess = len(self._active) + len(self._waiting) + len(jobs) - self._slots - self._queue_limit
             displaced = self._waiting.displace(client) if excess == len(jobs) == 1 else None
             if excess > 0 and displaced is None:
@@ -285,7 +285,7 @@ class Scheduler:
 
     def _full(self) -> ResourceExhausted:
         message = f"all {self._slots} slots are taken and {len(self._waiting)} requests wait"
-        return ResourceExhausted(message, self.retry_seconds(), reason="QUEUE_FULL")
+        return ResourceExhausted(message, self.retry_seconds(), reason="QUEUE_FULL", elsewhere=True)
 
     def _seconds_left(self, job: Job, now: float) -> float:
         if job.sequence is None:

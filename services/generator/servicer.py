@@ -23,11 +23,9 @@ from services.generator.requests import GenerationRequest
 from services.generator.residents import Model, Residents
 from services.generator.streams import Event, Finished, Stream
 from services.models.audio_output import AudioEncoder
+from services.runtime.context import client_of
 from services.runtime.errors import FailedPrecondition, FieldError, InvalidArgument
 from services.runtime.messages import model_info
-
-CLIENT_HEADER = "x-client-id"
-"""Names the caller that the edge knows, for fairness between callers."""
 
 
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
@@ -176,18 +174,12 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> AsyncIterator[tuple[Model, list[Stream]]]:
         """Queue requests for one model; whoever leaves cancels what still runs."""
         async with self._models.lease(generations[0].model) as model:
-            streams = model.scheduler.submit(generations, _client(context))
+            streams = model.scheduler.submit(generations, client_of(context))
             try:
                 yield model, streams
             finally:
                 for stream in streams:
                     stream.cancel()
-
-
-def _client(context: Any) -> str:
-    """Return who calls: what the edge says in ``x-client-id``, else the host of the peer."""
-    named = dict(context.invocation_metadata() or ()).get(CLIENT_HEADER, "")
-    return str(named) or str(context.peer()).rpartition(":")[0]
 
 
 def _encoded(encoder: AudioEncoder, output: Output) -> bytes:
