@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import threading
@@ -124,6 +125,8 @@ FAULTS: dict[str, Callable[[Fleet, Listeners], None]] = {
 
 
 def main() -> int:
+    # Whoever ends this early must not leave a fleet behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Inject faults under load.")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts of the faults' names, with commas")
     arguments = parser.parse_args()
