@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-FOLDER = Path(__file__).parent / "music"
-"""Where the shipped music checkpoint lies: state_dict.bin, compression_state_dict.bin and the text encoder."""
-
 CODEC_CONFIG = """
 compression_model: encodec
 encodec: {autoencoder: seanet, quantizer: rvq, sample_rate: 32000, channels: 1, causal: true, renormalize: false}
@@ -84,6 +81,15 @@ conditioners:
     model: t5
     t5: {name: %(text_encoder)s, finetune: true, word_dropout: 0.0, normalize_text: false}
 """
+
+SOUND_CODEC_CONFIG = CODEC_CONFIG.replace("32000", "16000").replace("[8, 5, 4, 4]", "[8, 5, 4, 2]")
+"""AudioGen's rate, and the same 50 frames a second."""
+SOUND_LM_CONFIG = (
+    LM_CONFIG.replace("segment_duration: 20", "segment_duration: 10")
+    .replace("dim: 192", "dim: 128")
+    .replace("num_heads: 6", "num_heads: 4")
+    .replace("lm_model:", "solver: audiogen\nlm_model:")
+)
 
 
 def build_codec(config: str = CODEC_CONFIG, device: str = "cpu") -> Any:

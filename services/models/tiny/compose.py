@@ -1,8 +1,12 @@
-"""Composes short pieces and says in words what they are.
+"""Composes short pieces of music.
 
-A piece is drawn from a handful of audible attributes (instrument, mood, tempo, key, mode, pattern,
-drums). The same attributes make its notes and its caption, so a caption never lies about its piece.
-Notes are General MIDI events in seconds; ``render.py`` turns them into sound.
+A piece is drawn from a handful of audible attributes: instrument, mood, tempo, key, mode, pattern, drums. The same
+attributes make its notes and its captions (``captions.py``), so a caption never lies about its piece. Notes are
+General MIDI events in seconds; ``render.py`` turns them into sound.
+
+Each attribute is made easy to hear, because a small model must learn it from hours, not years, of audio: a bass note
+falls on every beat, chords are those of the first, fourth and fifth degree (all major, or all minor), and what
+accompanies an instrument is of its own family.
 """
 
 from __future__ import annotations
@@ -23,30 +27,24 @@ INSTRUMENTS: dict[str, tuple[int, ...]] = {
 }
 """Instrument family to General MIDI programs (numbered from 0)."""
 
-_LOWEST_NOTE = {"piano": 57, "guitar": 52, "strings": 57, "trumpet": 60, "organ": 57, "marimba": 60}
-_NOTE_NAMES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
-_SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
-_PROGRESSIONS = {
-    "major": ((0, 4, 5, 3), (0, 3, 4, 0), (0, 5, 3, 4), (0, 3, 0, 4)),
-    "minor": ((0, 5, 2, 6), (0, 3, 4, 0), (0, 5, 3, 4), (0, 6, 5, 4)),
-}
-_MOODS = {
+MODES = ("major", "minor")
+TEMPI_BPM = tuple(range(60, 161, 5))
+ROOTS = (0, 2, 4, 5, 7, 9, 11)
+"""Pitch classes of the keys: C, D, E, F, G, A, B."""
+NOTE_NAMES = {0: "C", 2: "D", 4: "E", 5: "F", 7: "G", 9: "A", 11: "B"}
+MOODS = {
     "major": ("happy", "cheerful", "bright", "joyful", "warm", "hopeful"),
     "minor": ("sad", "dark", "melancholic", "gloomy", "tense", "wistful"),
 }
-_PATTERNS = {
-    "melody": ("melody", "tune", "solo"),
-    "chords": ("chords", "block chords", "chord piece"),
-    "arpeggio": ("arpeggio", "arpeggios", "broken chords"),
-}
-_SYNONYMS = {
-    "piano": ("piano", "grand piano", "piano"),
-    "guitar": ("guitar", "acoustic guitar", "guitar"),
-    "strings": ("strings", "string orchestra", "violins", "strings"),
-    "trumpet": ("trumpet", "brass trumpet", "trumpet"),
-    "organ": ("organ", "church organ", "organ"),
-    "marimba": ("marimba", "wooden marimba", "mallets", "marimba"),
-}
+PATTERNS = ("melody", "chords", "arpeggio")
+
+_LOWEST_LEAD = {"piano": 60, "guitar": 52, "strings": 57, "trumpet": 60, "organ": 57, "marimba": 60}
+_LOWEST_BASS = {"piano": 36, "guitar": 40, "strings": 40, "trumpet": 36, "organ": 36, "marimba": 41}
+_BASS_PROGRAMS = {"strings": 45, "trumpet": 58}  # plucked strings and a tuba: bowed ones begin too softly for a beat
+_SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+_PROGRESSIONS = ((0, 3, 4, 0), (0, 3, 0, 4), (0, 4, 3, 0), (0, 0, 3, 4), (0, 4, 0, 3))
+_RHYTHMS = ((1.0, 1.0, 1.0, 1.0), (0.5, 0.5, 1.0, 0.5, 0.5, 1.0), (1.5, 0.5, 1.0, 1.0), (1.0, 0.5, 0.5, 2.0))
+_ARPEGGIO = (0, 1, 2, 3, 2, 1, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -76,97 +74,72 @@ class Piece:
 
     @staticmethod
     def draw(seed: int) -> Piece:
-        """Draw a piece whose attributes are uniform over their values."""
+        """Draw a piece whose attributes are uniform over their values; two in five have drums."""
         random = Random(seed)
         instrument = random.choice(tuple(INSTRUMENTS))
-        mode = random.choice(("major", "minor"))
+        mode = random.choice(MODES)
         return Piece(
             instrument=instrument,
             program=random.choice(INSTRUMENTS[instrument]),
             mode=mode,
-            root=random.randrange(12),
-            tempo_bpm=random.randrange(60, 161, 5),
-            pattern=random.choice(tuple(_PATTERNS)),
-            drums=random.random() < 0.3,
-            mood=random.choice(_MOODS[mode]),
+            root=random.choice(ROOTS),
+            tempo_bpm=random.choice(TEMPI_BPM),
+            pattern=random.choice(PATTERNS),
+            drums=random.random() < 0.4,
+            mood=random.choice(MOODS[mode]),
             seed=seed,
         )
+
+    @property
+    def bass_program(self) -> int:
+        """The General MIDI program of what plays the bass."""
+        return _BASS_PROGRAMS.get(self.instrument, self.program)
 
     def notes(self) -> list[Note]:
         """Return the notes of the piece, CLIP_SECONDS long, in order of time."""
         random = Random(self.seed + 1)
         beat = 60.0 / self.tempo_bpm
-        progression = random.choice(_PROGRESSIONS[self.mode])
+        progression, rhythm = random.choice(_PROGRESSIONS), random.choice(_RHYTHMS)
         notes: list[Note] = []
-        rhythm = random.choice(((1.0, 1.0, 1.0, 1.0), (0.5, 0.5, 1.0, 0.5, 0.5, 1.0), (1.5, 0.5, 1.0, 1.0)))
-        walk = 7
+        walk = 4
         for bar in range(int(CLIP_SECONDS / (4 * beat)) + 1):
-            start = bar * 4 * beat
-            degree = progression[bar % len(progression)]
+            start, degree = bar * 4 * beat, progression[bar % len(progression)]
             chord = [self._pitch(degree + step) for step in (0, 2, 4)]
             if self.pattern == "chords":
-                for position in (0.0, 2.0) if self.tempo_bpm > 110 else (0.0, 1.0, 2.0, 3.0):
-                    length = 1.9 if self.tempo_bpm > 110 else 0.95
-                    notes += [self._lead(start, position, length, beat, pitch, random) for pitch in chord]
+                for index in range(4):
+                    notes += [self._lead(start, index, 0.9, beat, pitch, random) for pitch in chord]
             elif self.pattern == "arpeggio":
-                for index in range(8):
-                    pitch = (*chord, chord[0] + 12)[(0, 1, 2, 3, 2, 1, 0, 1)[index]]
-                    notes.append(self._lead(start, index / 2, 0.48, beat, pitch, random))
+                tones = (*chord, chord[0] + 12)
+                notes += [self._lead(start, i / 2, 0.48, beat, tones[t], random) for i, t in enumerate(_ARPEGGIO)]
             else:
+                for index in (0, 2):  # soft, under the melody: they say which mode it is
+                    notes += [self._note(start, index, 1.9, beat, 0, pitch - 12, 58) for pitch in chord]
                 position = 0.0
                 for length in rhythm:
                     # Strong beats land on the chord, weak ones walk along the scale.
-                    step = random.choice((-2, -1, -1, 1, 1, 2))
-                    walk = max(0, min(12, walk + step))
-                    strong = position in (0.0, 2.0)
-                    pitch = random.choice(chord) + random.choice((0, 12)) if strong else self._pitch(walk)
+                    walk = max(0, min(9, walk + random.choice((-2, -1, -1, 1, 1, 2))))
+                    pitch = random.choice(chord) if position in (0.0, 2.0) else self._pitch(walk)
                     notes.append(self._lead(start, position, length * 0.95, beat, pitch, random))
                     position += length
-            for index in range(4):
-                low = 36 + (self._pitch(degree) % 12)
-                notes.append(self._note(start, index, 0.8, beat, 1, low, 62 if index else 74))
-                if self.drums:
-                    notes.append(self._note(start, index, 0.2, beat, 9, 36 if index % 2 == 0 else 38, 72))
-                    notes.append(self._note(start, index + 0.5, 0.2, beat, 9, 42, 50))
+            notes += self._rhythm_section(start, beat, degree)
         return sorted((n for n in notes if n.start_seconds < CLIP_SECONDS - 0.05), key=lambda n: n.start_seconds)
 
-    def caption(self, seed: int) -> str:
-        """Return one of many ways to say what the piece is; attributes are left out at random."""
-        random = Random(seed)
-        instrument = random.choice(_SYNONYMS[self.instrument])
-        tempo_words = {0: ("slow", "calm"), 1: ("medium tempo", "moderate"), 2: ("fast", "quick", "lively")}
-        tempo_word = random.choice(tempo_words[0 if self.tempo_bpm < 90 else 1 if self.tempo_bpm < 125 else 2])
-        adjectives = [word for word, p in ((tempo_word, 0.7), (self.mood, 0.7)) if random.random() < p]
-        random.shuffle(adjectives)
-        pattern = random.choice(_PATTERNS[self.pattern])
-        nouns = [
-            f"{instrument} {pattern}",
-            f"{instrument} piece",
-            f"{instrument} music",
-            f"{instrument}",
-            f"{pattern} on {instrument}",
-        ]
-        text = ", ".join(adjectives) if random.random() < 0.3 else " ".join(adjectives)
-        text = f"{text} {random.choice(nouns)}".strip()
-        if random.random() < 0.4:
-            text = ("an " if text[0] in "aeiou" else "a ") + text
-        tail = []
-        if random.random() < 0.4:
-            tail.append(f"in {_NOTE_NAMES[self.root]} {self.mode}")
-        elif random.random() < 0.3:
-            tail.append(f"in a {self.mode} key")
-        if self.drums and random.random() < 0.8:
-            tail.append(random.choice(("with drums", "with a beat")))
-        if random.random() < 0.5:
-            tail.append(random.choice((f"{self.tempo_bpm} bpm", f"at {self.tempo_bpm} bpm")))
-        random.shuffle(tail)
-        joint = random.choice((" ", ", "))
-        return joint.join([text, *tail])
+    def _rhythm_section(self, start: float, beat: float, degree: int) -> list[Note]:
+        notes = []
+        lowest = _LOWEST_BASS[self.instrument]
+        pitch = lowest + (self._pitch(degree) - lowest) % 12
+        for index in range(4):
+            notes.append(self._note(start, index, 0.6, beat, 1, pitch, 86 if index else 100))
+            if self.drums:
+                notes.append(self._note(start, index, 0.2, beat, 9, 38 if index % 2 else 36, 84))
+                notes.append(self._note(start, index + 0.5, 0.2, beat, 9, 42, 50))
+        return notes
 
     def _pitch(self, degree: int) -> int:
-        scale = _SCALES[self.mode]
-        base = _LOWEST_NOTE[self.instrument] + (self.root - _LOWEST_NOTE[self.instrument]) % 12
-        return base + 12 * (degree // 7) + scale[degree % 7] - (12 if degree >= 5 and self.pattern != "melody" else 0)
+        """Return the MIDI pitch of a degree of the scale, counted from 0."""
+        lowest = _LOWEST_LEAD[self.instrument]
+        base = lowest + (self.root - lowest) % 12
+        return base + 12 * (degree // 7) + _SCALES[self.mode][degree % 7]
 
     def _lead(self, start: float, position: float, length: float, beat: float, pitch: int, random: Random) -> Note:
         return self._note(start, position, length, beat, 0, pitch, random.randint(84, 104))

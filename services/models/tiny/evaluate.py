@@ -1,27 +1,25 @@
-"""Measures how often the embedded music follows its prompt.
+"""Measures how often the embedded models do what their prompts ask.
 
-    python -m services.models.tiny.evaluate --data out/tiny/data --model tiny --out out/tiny/evaluation.json
+    python -m services.models.tiny.evaluate --data out/tiny/data --sounds out/tiny/sounds
 
-A classifier of the instrument family (log-mel statistics, logistic regression) is trained on codec
-reconstructions of real renders, because on clean renders it would not know what the codec does to a sound. Its
-accuracy on reconstructions of held-out renders is the ceiling, one in six is chance. Then held-out prompts are
-generated with AudioCraft's default sampling and one seed a prompt, all chosen beforehand, and classified. The last
-line is one JSON object.
+Estimators of instrument, tempo, mode and kind of sound are trained on codec reconstructions of renders
+(``judges.py``). Then pieces are generated from prompts that no training saw, each with a seed of its own, by the
+engine that serves them, at guidance 1, 3 and 5. Guidance 3 with AudioCraft's default sampling is the headline; that,
+the prompts and the seeds were fixed before any result was seen. Writes a page of spectrograms beside the figures. The
+last line is one JSON object: accuracies, what chance gives, and the ceiling (the estimators on held-out renders).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torchaudio
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from rich.console import Console
+from rich.table import Table
 
 from services.generator.engine import GeneratorEngine
 from services.generator.requests import GenerationRequest
@@ -29,38 +27,21 @@ from services.models.conditions import Prompt
 from services.models.loader import LoadedGenerator, load_generator
 from services.models.sampling import Sampling
 
+from . import captions, sound_captions
 from .compose import INSTRUMENTS, Piece
+from .judges import SECONDS, MusicJudge, SoundJudge, Verdict
+from .pictures import Picture, draw_page
+from .sounds import KINDS, Sound
 
-SECONDS = 5
-BATCH = 8
+GUIDANCE, HEADLINE = (1.0, 3.0, 5.0), 3.0
+BATCH = 20
 PROMPT_SEED = 900_001  # odd: training pieces have even seeds
 SILENT_RMS = 1e-3
 
 
-def features(audio: torch.Tensor, rate: int) -> NDArray[np.float32]:
-    """Return the mean, spread and mean change of 64 log-mel bands of mono ``[T]`` audio, brought to one level."""
-    level = audio / audio.pow(2).mean().sqrt().clamp(min=1e-4)
-    mel = torchaudio.transforms.MelSpectrogram(rate, n_fft=2048, hop_length=512, n_mels=64)(level)
-    log = (mel + 1e-3).log()
-    parts = (log.mean(1), log.std(1), log.diff(dim=1).abs().mean(1))
-    return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
-
-
-def reconstructions(model: LoadedGenerator, audio: NDArray[np.int16]) -> list[NDArray[np.float32]]:
-    """Return the features of renders ``[N, T]`` after the codec."""
-    found = []
-    samples = SECONDS * model.info.sample_rate_hz
-    with torch.inference_mode():
-        for clip in audio:
-            wave = torch.from_numpy(np.array(clip[:samples])).float()[None, None] / 32768.0
-            decoded = model.codec.decode(model.codec.encode(wave)[0])[0, 0]
-            found.append(features(decoded, model.info.sample_rate_hz))
-    return found
-
-
-def generate(model: LoadedGenerator, prompts: list[str], cfg_coef: float) -> list[torch.Tensor]:
-    """Generate SECONDS of mono audio for each prompt."""
-    engine = GeneratorEngine(model)
+def generate(model: LoadedGenerator, prompts: Sequence[str], cfg_coef: float) -> torch.Tensor:
+    """Generate SECONDS of mono audio for each prompt, the seed being its place: ``[N, T]``."""
+    engine = GeneratorEngine(model, "auto")
     frames = round(SECONDS * model.info.frame_rate_hz)
     pieces = []
     for first in range(0, len(prompts), BATCH):
@@ -75,51 +56,112 @@ def generate(model: LoadedGenerator, prompts: list[str], cfg_coef: float) -> lis
             for own, output in zip(parts, engine.step(batch), strict=True):
                 if output.audio.numel():
                     own.append(output.audio[0])
+        for sequence in batch:
+            engine.release(sequence)
         pieces += [torch.cat(own) for own in parts]
-    return pieces
+    return torch.stack(pieces)
+
+
+def music_prompts(count: int) -> tuple[list[Piece], list[str]]:
+    """Return pieces that were never rendered, and of each a caption that names instrument, tempo and mode."""
+    pieces = [Piece.draw(PROMPT_SEED + 2 * i) for i in range(count)]
+    return pieces, [captions.caption(piece, piece.seed, complete=True) for piece in pieces]
+
+
+def sound_prompts(count: int) -> tuple[list[Sound], list[str]]:
+    """Return sounds that were never rendered, and a caption of each."""
+    sounds = [Sound.draw(PROMPT_SEED + 2 * i) for i in range(count)]
+    return sounds, [sound_captions.caption(sound, sound.seed) for sound in sounds]
+
+
+class Run:
+    """One model's evaluation: its table, its figures, and a picture of one piece of each class."""
+
+    def __init__(
+        self, model: LoadedGenerator, judge: Any, asked: Sequence[Any], prompts: Sequence[str], classes: Sequence[str]
+    ) -> None:
+        self.figures: dict[str, float | int] = {}
+        self.pictures: list[Picture] = []
+        self.silent, self.clipped = 0, 0.0
+        names = list(judge.ceiling.shares)
+        table = Table("guidance", *names, "Fréchet distance", "silent", "clipped", title=model.info.name)
+        headline: Verdict | None = None
+        for coef in GUIDANCE:
+            audio = generate(model, prompts, coef)
+            verdict = judge.judge(audio, asked)
+            silent = int((audio.square().mean(1).sqrt() < SILENT_RMS).sum())
+            clipped = float((audio.abs() > 1.0).float().mean())
+            cells = [f"{verdict.shares[name]:.2f}" for name in names]
+            table.add_row(f"{coef:g}", *cells, f"{verdict.frechet:.2f}", str(silent), f"{clipped:.6f}")
+            if coef == HEADLINE:
+                headline, self.silent, self.clipped = verdict, silent, clipped
+                self._illustrate(audio, prompts, asked, classes, model.info.sample_rate_hz)
+        for title, shares, distance in (
+            ("chance", judge.chance, "-"),
+            ("ceiling", judge.ceiling.shares, f"{judge.floor:.2f}"),
+        ):
+            table.add_row(title, *(f"{shares[name]:.2f}" for name in names), distance, "-", "-")
+        Console(width=110).print(table)
+        assert headline is not None
+        self._print_classes(headline, asked, classes)
+        for name in names:
+            self.figures[f"{name}_accuracy"] = round(headline.shares[name], 3)
+            self.figures[f"{name}_accuracy_chance"] = round(judge.chance[name], 3)
+            self.figures[f"{name}_accuracy_ceiling"] = round(judge.ceiling.shares[name], 3)
+        self.figures[f"{names[0]}_frechet"] = round(headline.frechet, 3)
+        self.figures[f"{names[0]}_frechet_floor"] = round(judge.floor, 3)
+
+    def _illustrate(
+        self, audio: torch.Tensor, prompts: Sequence[str], asked: Sequence[Any], classes: Sequence[str], rate: int
+    ) -> None:
+        for name in classes:
+            first = next((i for i, one in enumerate(asked) if _class_of(one) == name), None)
+            if first is not None:
+                self.pictures.append(Picture(prompts[first], audio[first], rate))
+
+    @staticmethod
+    def _print_classes(verdict: Verdict, asked: Sequence[Any], classes: Sequence[str]) -> None:
+        heard = next(iter(verdict.heard.values()))
+        for name in classes:
+            mine = [h for h, one in zip(heard, asked, strict=True) if _class_of(one) == name]
+            others = ", ".join(f"{other} {mine.count(other)}" for other in sorted(set(mine) - {name}))
+            right = mine.count(name) / max(1, len(mine))
+            print(f"{name:10} asked {len(mine):3}  right {right:.2f}  heard instead: {others or 'nothing else'}")
+
+
+def _class_of(one: Piece | Sound) -> str:
+    return one.instrument if isinstance(one, Piece) else one.kind
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
+    parser.add_argument("--sounds", type=Path, default=Path("out/tiny/sounds"))
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--prompts", type=int, default=96)
-    parser.add_argument("--renders", type=int, default=600)
-    parser.add_argument("--cfg-coef", type=float, default=3.0)
+    parser.add_argument("--sound-model", default="tiny-sound")
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--renders", type=int, default=800, help="that the estimators are trained on")
     parser.add_argument("--out", type=Path, default=Path("out/tiny/evaluation.json"))
     options = parser.parse_args()
-    model = load_generator(options.model)
-    names = list(INSTRUMENTS)
-    with (options.data / "captions.jsonl").open() as file:
-        labels = [names.index(json.loads(line)["instrument"]) for line in file]
-    # The last clips: the codec and the language model hold out the last hundred of what they were trained on.
-    audio = np.load(options.data / "audio.npy", mmap_mode="r")
-    chosen = np.arange(len(labels) - options.renders, len(labels))
-    inputs = np.stack(reconstructions(model, audio[chosen]))
-    targets = np.array(labels)[chosen]
-    held_out = len(chosen) // 4
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
-    classifier.fit(inputs[:-held_out], targets[:-held_out])
-    ceiling = float(classifier.score(inputs[-held_out:], targets[-held_out:]))
-    pieces = [Piece.draw(PROMPT_SEED + 2 * i) for i in range(options.prompts)]
-    made = generate(model, [piece.caption(piece.seed) for piece in pieces], options.cfg_coef)
-    heard = classifier.predict(np.stack([features(wave, model.info.sample_rate_hz) for wave in made]))
-    asked = np.array([names.index(piece.instrument) for piece in pieces])
-    waves = torch.stack(made)
-    for index, name in enumerate(names):
-        right = float((heard == asked)[asked == index].mean())
-        print(f"{name:8} asked {int((asked == index).sum()):3}  right {right:.2f}")
-    result = {
-        "model": model.info.digest[:12],
-        "prompts": options.prompts,
-        "cfg_coef": options.cfg_coef,
-        "instrument_accuracy": round(float((heard == asked).mean()), 3),
-        "instrument_accuracy_chance": round(1 / len(names), 3),
-        "instrument_accuracy_ceiling": round(ceiling, 3),
-        "silent_outputs": int((waves.pow(2).mean(1).sqrt() < SILENT_RMS).sum()),
-        "clipping_rate": round(float((waves.abs() > 1.0).float().mean()), 6),
-    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    music, sound = load_generator(options.model), load_generator(options.sound_model)
+    first = Run(
+        music, MusicJudge(music, options.data, options.renders), *music_prompts(options.prompts), list(INSTRUMENTS)
+    )
+    second = Run(
+        sound, SoundJudge(sound, options.sounds, options.renders), *sound_prompts(options.prompts), list(KINDS)
+    )
+    draw_page(options.out.with_suffix(".png"), [*first.pictures, *second.pictures])
+    result = {
+        "model": music.info.digest[:12],
+        "sound_model": sound.info.digest[:12],
+        "prompts": options.prompts,
+        "cfg_coef": HEADLINE,
+        **first.figures,
+        **second.figures,
+        "silent_outputs": first.silent + second.silent,
+        "clipping_rate": round(max(first.clipped, second.clipped), 6),
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 

@@ -2,9 +2,9 @@
 
     python -m services.models.tiny.render --out out/tiny/data --clips 3600
 
-Writes ``audio.npy`` (int16 ``[clips, samples]``, mono, 32 kHz) and ``captions.jsonl`` (one line a clip:
-its attributes). Needs Debian's ``fluidsynth`` and ``musescore-general-soundfont-small`` (MIT licence), or
-any General MIDI soundfont given by ``--soundfont``.
+Writes ``captions.jsonl`` (one line a clip: its attributes and a caption) and ``audio.npy`` (int16 ``[clips,
+samples]``, mono, 32 kHz); a clip that is not rendered yet is silent. Needs Debian's ``fluidsynth`` and
+``musescore-general-soundfont-small`` (MIT licence), or any General MIDI soundfont given by ``--soundfont``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import mido
 import numpy as np
 import soundfile
 
+from .captions import caption
 from .compose import CLIP_SECONDS, Piece
 
 SAMPLE_RATE_HZ = 32_000
@@ -33,13 +34,13 @@ _SLOT_SECONDS = CLIP_SECONDS + 1.0  # a second for the tail of the last note
 def midi_of(pieces: list[Piece]) -> mido.MidiFile:
     """Lay pieces one after the other, each in a slot of its own, in one MIDI file.
 
-    One fluidsynth start a hundred clips is what makes data cheap.
+    One start of fluidsynth for many clips is what makes data cheap.
     """
     events: list[tuple[float, int, mido.Message]] = []
     for index, piece in enumerate(pieces):
         offset = index * _SLOT_SECONDS
         events.append((offset, 0, mido.Message("program_change", channel=0, program=piece.program)))
-        events.append((offset, 0, mido.Message("program_change", channel=1, program=33)))
+        events.append((offset, 0, mido.Message("program_change", channel=1, program=piece.bass_program)))
         for note in piece.notes():
             key = {"channel": note.channel, "note": note.pitch}
             events.append((offset + note.start_seconds, 2, mido.Message("note_on", velocity=note.velocity, **key)))
@@ -90,12 +91,12 @@ def main() -> None:
         part = pieces[first : first + CLIPS_PER_FILE]
         audio[first : first + len(part)] = render(part, options.soundfont)
 
+    with (options.out / "captions.jsonl").open("w") as file:
+        for piece in pieces:
+            file.write(json.dumps({**asdict(piece), "caption": caption(piece, piece.seed)}) + "\n")
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(fill, range(0, len(pieces), CLIPS_PER_FILE)))
     audio.flush()
-    with (options.out / "captions.jsonl").open("w") as file:
-        for piece in pieces:
-            file.write(json.dumps({**asdict(piece), "caption": piece.caption(piece.seed)}) + "\n")
     print(f"rendered: {len(pieces)} clips, {len(pieces) * CLIP_SECONDS / 3600:.1f} hours, in {options.out}")
 
 

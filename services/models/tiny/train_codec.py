@@ -1,6 +1,8 @@
-"""Trains the embedded EnCodec on rendered music.
+r"""Trains an embedded EnCodec on rendered audio.
 
-    python -m services.models.tiny.train_codec --data out/tiny/data --out out/tiny/codec --minutes 25
+    python -m services.models.tiny.train_codec --data out/tiny/data --out out/tiny/codec --minutes 150
+    python -m services.models.tiny.train_codec --kind sound --data out/tiny/sounds --out out/tiny/sound_codec \
+        --start out/tiny/codec --minutes 25
 
 Loss: square root of the normalised squared error + 0.15 multi-scale mel distance (AudioCraft's) + 0.25
 commitment. Orthogonal layers scaled to unit variance one after the other (Mishkin and Matas, arXiv
@@ -22,9 +24,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import checkpoints
+from services.models.checkpoint import CODEC_FILE
 
-SEGMENT_SAMPLES = 16_000
+from . import checkpoints
+from .corpus import split
+
+CONFIGS = {"music": (checkpoints.CODEC_CONFIG, 32_000, 0.15), "sound": (checkpoints.SOUND_CODEC_CONFIG, 16_000, 0.3)}
+"""Configuration, sample rate, and weight of the mel distance: what is mostly noise has no waveform to learn."""
+SEGMENT_SECONDS = 0.5
 UNQUANTISED_STEPS = 600
 LEARNING_RATE = 6e-4
 
@@ -68,17 +75,19 @@ def k_means(points: torch.Tensor, clusters: int, iterations: int = 30) -> torch.
 class Trainer:
     """One training run: model, optimiser and data, with its state on disk."""
 
-    def __init__(self, data: Path, out: Path, device: str) -> None:
+    def __init__(self, data: Path, out: Path, device: str, kind: str = "music", start: Path | None = None) -> None:
         self.audio = np.load(data / "audio.npy", mmap_mode="r")
         self.out, self.device = out, device
-        self.model = checkpoints.build_codec(device=device)
+        self.config, rate, self.mel_weight = CONFIGS[kind]
+        self.segment = round(SEGMENT_SECONDS * rate)
+        self.model = checkpoints.build_codec(self.config, device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
         self.random = np.random.default_rng(0)
         self.step, self.seconds = 0, 0.0
         from audiocraft.losses import MultiScaleMelSpectrogramLoss
 
         self.mel = MultiScaleMelSpectrogramLoss(
-            32_000, range_start=6, range_end=11, n_mels=64, f_min=64, normalized=True, alphas=True
+            rate, range_start=6, range_end=11, n_mels=64, f_min=64, normalized=True, alphas=True
         ).to(device)
         if (out / "trainer.pt").exists():
             saved = torch.load(out / "trainer.pt", map_location=device, weights_only=True)
@@ -86,17 +95,26 @@ class Trainer:
             self.optimiser.load_state_dict(saved["optimiser"])
             self.step, self.seconds = saved["step"], saved["seconds"]
             self.random = np.random.default_rng(self.step)
+        elif start is not None:
+            self.take_over(start)
         else:
             unit_variance_initialisation(self.model, self.batch(16))
 
     def batch(self, size: int, held_out: bool = False) -> torch.Tensor:
-        """Return ``[size, 1, SEGMENT_SAMPLES]`` random segments; the last 100 clips are held out."""
-        held = min(100, len(self.audio) // 10)
-        limit = len(self.audio) - held
-        clips = self.random.integers(limit, limit + held, size) if held_out else self.random.integers(0, limit, size)
-        starts = self.random.integers(0, self.audio.shape[1] - SEGMENT_SAMPLES, size)
-        parts = [self.audio[c, s : s + SEGMENT_SAMPLES] for c, s in zip(clips, starts, strict=True)]
+        """Return ``[size, 1, samples]`` random segments; the first clips are held out."""
+        held = split(len(self.audio))
+        clips = self.random.integers(0, held, size) if held_out else self.random.integers(held, len(self.audio), size)
+        starts = self.random.integers(0, self.audio.shape[1] - self.segment, size)
+        parts = [self.audio[c, s : s + self.segment] for c, s in zip(clips, starts, strict=True)]
         return torch.from_numpy(np.stack(parts)).to(self.device).float().div_(32768.0)[:, None]
+
+    def take_over(self, codec: Path) -> None:
+        """Begin with the weights of another codec, as many as fit: all but those of another stride or kernel."""
+        state = torch.load(codec / CODEC_FILE, map_location=self.device, weights_only=True)["best_state"]
+        own = self.model.state_dict()
+        fitting = {name: tensor for name, tensor in state.items() if tensor.shape == own[name].shape}
+        self.model.load_state_dict(fitting, strict=False)
+        self.step = UNQUANTISED_STEPS + 1  # its codebooks need no start either
 
     def start_codebooks(self) -> None:
         """Start each residual codebook by k-means on what the ones before it left over."""
@@ -132,9 +150,10 @@ class Trainer:
                 residual = residual - book.embed[torch.cdist(residual, book.embed).argmin(dim=1)]
         return revived
 
-    def train(self, minutes: float) -> None:
+    def train(self, minutes: float, steps: int = 0) -> None:
+        """Train until so many minutes, and where it is given so many steps, have been spent in all."""
         budget, begin, before = minutes * 60.0, time.monotonic(), self.seconds
-        while self.seconds < budget:
+        while self.seconds < budget and not 0 < steps <= self.step:
             self.seconds = before + time.monotonic() - begin
             progress = min(1.0, self.seconds / budget)
             for group in self.optimiser.param_groups:
@@ -158,7 +177,7 @@ class Trainer:
             output = self.model.decoder(decoder_input)
             error = ((output - audio).pow(2).mean((1, 2)) / (audio.pow(2).mean((1, 2)) + 1e-3)).sqrt().mean()
             mel = self.mel(output, audio)
-            mel_weight = 0.05 if self.step < UNQUANTISED_STEPS else 0.15
+            mel_weight = 0.05 if self.step < UNQUANTISED_STEPS else self.mel_weight
             loss = error + mel_weight * mel + 0.25 * commitment
             self.optimiser.zero_grad()
             loss.backward()
@@ -198,19 +217,24 @@ class Trainer:
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         with checkpoints.replacing(self.out / "trainer.pt") as path:
             torch.save({**state, "step": self.step, "seconds": self.seconds}, path)
-        checkpoints.save(self.out / "compression_state_dict.bin", checkpoints.CODEC_CONFIG, self.model.state_dict())
+        checkpoints.save(self.out / CODEC_FILE, self.config, self.model.state_dict())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/codec"))
-    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--start", type=Path, help="folder of a codec to begin with (default: random weights)")
+    parser.add_argument("--kind", choices=CONFIGS, default="music")
+    parser.add_argument("--minutes", type=float, default=150.0)
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many, whatever the time (default: never)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    Trainer(options.data, options.out, options.device).train(options.minutes)
+    Trainer(options.data, options.out, options.device, options.kind, options.start).train(
+        options.minutes, options.steps
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
-"""Trains the embedded MusicGen: encodes the rendered music with the codec, then trains the language model.
+r"""Trains an embedded language model on the codes of rendered audio, its text encoder with it.
 
-    python -m services.models.tiny.train_lm --codec out/tiny/codec --data out/tiny/data --out out/tiny/lm --minutes 45
+    python -m services.models.tiny.train_lm --codec out/tiny/codec --data out/tiny/data --out out/tiny/lm --minutes 80
+    python -m services.models.tiny.train_lm --kind sound --codec out/tiny/sound_codec --data out/tiny/sounds \
+        --out out/tiny/sound_lm --minutes 30
 
-Cross-entropy over the delay pattern as in MusicGen (arXiv 2306.05284), the text encoder trained with it. Each
-clip gets a new caption each time it is seen; conditions are dropped for classifier-free guidance as the
-configuration says. Most batches are ten-second crops; one in four holds twenty seconds, so that every position
-which the model claims has been trained. Resumes from ``--out`` when it finds a checkpoint there, and ends with
-``state_dict.bin``, ``compression_state_dict.bin`` and the text encoder: a folder that loads by name.
+Cross-entropy over the delay pattern as in MusicGen (arXiv 2306.05284). Each clip gets a new caption each time it is
+seen; conditions are dropped for classifier-free guidance as the configuration says. What two cores need for it to come
+far in an hour:
+
+- codes start with vectors that are projections of the codec's own, so that like codes are alike from the first step;
+- the matrices of the layers are trained by Muon (Jordan et al. 2024; torch's), all else by AdamW;
+- the first codebooks, which say most of what is heard, weigh more;
+- crops are short at first; later ones are as long as the model claims, so that every position has been trained;
+- what is written in the end is a running mean of the weights.
+
+Clips that have no codes yet are left out until they have. Resumes from ``--out`` when it finds a checkpoint there, and
+ends with ``state_dict.bin``, ``compression_state_dict.bin`` and the text encoder: a folder that loads by name.
 """
 
 from __future__ import annotations
@@ -17,146 +26,232 @@ import math
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from . import checkpoints, text_encoder
-from .compose import Piece
+from services.models.checkpoint import CODEC_FILE, LM_FILE
 
-FRAME_RATE_HZ = 50
+from . import checkpoints, sound_captions, text_encoder
+from .corpus import FRAME_RATE_HZ, Corpus, Music, Sounds, split
 
-
-def encode_all(codec: Path, data: Path, out: Path, device: str, clips: int) -> np.ndarray:
-    """Return the codes of the first clips, int16 ``[clips, K, T]``, from ``out`` when they are there already."""
-    if out.exists():
-        return np.asarray(np.load(out, mmap_mode="r"))
-    model = checkpoints.build_codec(device=device)
-    state = torch.load(codec / "compression_state_dict.bin", map_location=device, weights_only=True)["best_state"]
-    model.load_state_dict(state)
-    model.eval()
-    audio = np.load(data / "audio.npy", mmap_mode="r")[:clips]
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, len(audio), 4):
-            batch = torch.from_numpy(np.array(audio[first : first + 4])).to(device).float().div_(32768.0)[:, None]
-            parts.append(model.encode(batch)[0].to(torch.int16).cpu().numpy())
-    codes = np.concatenate(parts)
-    with checkpoints.replacing(out) as path, path.open("wb") as file:
-        np.save(file, codes)
-    return codes
+CODEBOOK_WEIGHTS = (0.4, 0.28, 0.18, 0.14)
+CROP_SECONDS = ((5.0, 5.0, 5.0, 10.0), (2.5, 2.5, 5.0, 2.5, 2.5, 10.0, 2.5, 20.0))
+"""Of each batch in turn, in the first and in the second half of the training. What the text decides is settled in the
+first beats: short crops hold more of it."""
+MEAN_DECAY = 0.998
+REPORT_STEPS = 250
 
 
 class Trainer:
-    """One training run: model, optimiser and codes, with its state on disk."""
+    """One training run: model, optimisers and codes, with its state on disk."""
 
-    def __init__(self, codes: np.ndarray, pieces: list[Piece], out: Path, device: str, batch_frames: int) -> None:
-        self.codes, self.pieces, self.out, self.device = codes, pieces, out, device
-        self.batch_frames = batch_frames
-        folder = out / "text_encoder"
-        if not folder.exists():
-            text_encoder.build(folder)
-        self.model = checkpoints.build_lm(folder, device=device)
-        decay = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
-        rest = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+    def __init__(
+        self, corpus: Corpus, codec: Path, out: Path, device: str, batch_frames: int, config: str, rate: float
+    ) -> None:
+        self.corpus, self.out, self.device = corpus, out, device
+        self.batch_frames, self.config, self.rate = batch_frames, config, rate
+        self.model = checkpoints.build_lm(out / "text_encoder", plain_attention(config, device), device)
+        _like_codes_alike(self.model, codec)
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        layers = {name for name, p in parameters.items() if name.startswith("transformer.layers.") and p.ndim == 2}
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                [parameters[name] for name in sorted(layers)],
+                lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [p for name, p in parameters.items() if name not in layers],
+                lr=rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True,
+            ),
+        ]  # fmt: skip
         self.step, self.seconds = 0, 0.0
+        self.mean = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         if (out / "trainer.pt").exists():
             saved = torch.load(out / "trainer.pt", map_location=device, weights_only=True)
             self.model.load_state_dict(saved["model"])
-            self.optimiser.load_state_dict(saved["optimiser"])
-            self.step, self.seconds = saved["step"], saved["seconds"]
+            for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+            self.mean, self.step, self.seconds = saved["mean"], saved["step"], saved["seconds"]
         self.random = np.random.default_rng(self.step)
-        self.held_out = min(100, len(codes) // 10)
+        self.held_out = split(len(corpus.codes))
+        self.ready = np.zeros(0, dtype=np.int64)
 
-    def batch(self, seconds: int, size: int, held_out: bool = False) -> tuple[torch.Tensor, list[str]]:
-        """Return codes ``[size, K, seconds * 50]`` from the start of random clips, and a fresh caption of each."""
-        limit = len(self.codes) - self.held_out
-        indices = (
-            self.random.integers(limit, len(self.codes), size) if held_out else self.random.integers(0, limit, size)
-        )
-        captions = [self.pieces[i].caption(int(self.random.integers(1 << 30))) for i in indices]
-        codes = np.stack([self.codes[i, :, : seconds * FRAME_RATE_HZ] for i in indices])
-        return torch.from_numpy(codes).to(self.device).long(), captions
+    def batch(self, seconds: float, held_out: bool = False) -> tuple[torch.Tensor, list[str]]:
+        """Return codes ``[B, K, seconds * 50]`` of random clips, and a fresh caption of each.
 
-    def loss(self, codes: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        Half of the crops begin where their clip does: so does what is generated.
+        """
+        frames = min(round(seconds * FRAME_RATE_HZ), self.corpus.codes.shape[2])
+        choices = np.arange(self.held_out) if held_out else self.ready
+        indices = self.random.choice(choices, max(1, self.batch_frames // frames))
+        crops, texts = [], []
+        for index in indices:
+            starts = self.corpus.starts(index, frames)
+            start = 0 if held_out or self.random.random() < 0.5 else int(self.random.choice(starts))
+            crops.append(self.corpus.codes[index, :, start : start + frames])
+            texts.append(self.corpus.caption(index, int(self.random.integers(1 << 30))))
+        return torch.from_numpy(np.stack(crops)).to(self.device).long(), texts
+
+    def losses(self, codes: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """Return the cross-entropy of each codebook ``[K]``, in nats."""
         from audiocraft.modules.conditioners import ConditioningAttributes
 
-        attributes = [ConditioningAttributes(text={"description": caption}) for caption in captions]
+        attributes = [ConditioningAttributes(text={"description": text}) for text in texts]
+        count, books, frames = codes.shape
+        # The pattern's sequence: one special token, then each codebook a step later than the one before.
+        sequence = codes.new_full((count, books, frames + 1), self.model.special_token_id)
+        for book in range(books):
+            sequence[:, book, 1 + book :] = codes[:, book, : frames - book]
         with torch.autocast(self.device, torch.bfloat16):
-            output = self.model.compute_predictions(codes, attributes)
-        logits, mask = output.logits.float(), output.mask
-        return functional.cross_entropy(logits[mask], codes[mask])
+            logits = self.model(sequence[:, :, :-1], attributes)
+        parts = []
+        for book in range(books):
+            predicted, targets = logits[:, book, book:], sequence[:, book, 1 + book :]
+            parts.append(
+                functional.cross_entropy(predicted.reshape(-1, predicted.shape[-1]).float(), targets.flatten())
+            )
+        return torch.stack(parts)
 
-    def train(self, minutes: float) -> None:
+    def train(self, minutes: float, steps: int = 0) -> None:
+        """Train until so many minutes, and where it is given so many steps, have been spent in all."""
         budget, begin, before = minutes * 60.0, time.monotonic(), self.seconds
-        while self.seconds < budget:
+        weights = torch.tensor(CODEBOOK_WEIGHTS, device=self.device)
+        losses = torch.zeros(len(weights))
+        while self.seconds < budget and not 0 < steps <= self.step:
             self.seconds = before + time.monotonic() - begin
             progress = min(1.0, self.seconds / budget)
-            for group in self.optimiser.param_groups:
-                group["lr"] = (
-                    1e-3 * min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-                )
+            self._set_rate(progress)
+            if self.step % 50 == 0 or not len(self.ready):
+                encoded = np.flatnonzero(self.corpus.codes[:, 0, 0] >= 0)
+                self.ready = encoded[encoded >= self.held_out]
+                if not len(self.ready):
+                    time.sleep(1.0)
+                    continue
             self.model.train()
-            seconds = 20 if self.step % 4 == 3 else 10
-            loss = self.loss(*self.batch(seconds, max(1, self.batch_frames // (seconds * FRAME_RATE_HZ))))
-            self.optimiser.zero_grad()
-            torch.autograd.backward(loss)
+            crops = CROP_SECONDS[progress > 0.5]
+            losses = self.losses(*self.batch(crops[self.step % len(crops)]))
+            self.model.zero_grad()
+            torch.autograd.backward((losses * weights).sum())
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
             self.step += 1
-            if self.step % 200 == 0:
-                self.report(loss.item())
+            self._follow()
+            if self.step % REPORT_STEPS == 0:
+                self.report(losses)
                 self.save()
-        self.report(loss.item())
+        self.report(losses)
         self.save()
 
-    def report(self, loss: float) -> None:
-        """Log the held-out loss, also with the captions of other clips: the text is used when that is worse."""
+    def _set_rate(self, progress: float) -> None:
+        """A quick rise, a long level stretch, and a fall to nothing over the last two fifths."""
+        shape = min(1.0, (self.step + 1) / 150, 0.02 + 0.98 * (1.0 - progress) / 0.4)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * shape
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        weight = 1.0 - min(MEAN_DECAY, self.step / (self.step + 10.0))
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                self.mean[name].lerp_(tensor, weight)
+
+    def report(self, losses: torch.Tensor) -> None:
+        """Log the mean weights' held-out loss, also with the captions of other clips: the text is used if worse."""
+        own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.mean)
         self.model.eval()
         self.random = np.random.default_rng(1)
+        found: dict[str, list[torch.Tensor]] = {"held_out": [], "shuffled": []}
         with torch.inference_mode():
-            codes, captions = self.batch(10, 24, held_out=True)
-            held_out = self.loss(codes, captions).item()
-            shuffled = self.loss(codes, captions[1:] + captions[:1]).item()
+            for _ in range(3):
+                codes, texts = self.batch(10, held_out=True)
+                found["held_out"].append(self.losses(codes, texts))
+                found["shuffled"].append(self.losses(codes, texts[1:] + texts[:1]))
         self.random = np.random.default_rng(self.step + 2)
+        self.model.load_state_dict(own)
+        means = {name: torch.stack(parts).mean(0) for name, parts in found.items()}
         line = {
-            "step": self.step, "minutes": round(self.seconds / 60, 2), "loss": round(loss, 4),
-            "held_out": round(held_out, 4), "held_out_shuffled_captions": round(shuffled, 4),
+            "step": self.step, "minutes": round(self.seconds / 60, 2), "clips": len(self.ready),
+            "loss": round(float(losses.detach().mean()), 4),
+            "held_out": round(float(means["held_out"].mean()), 4),
+            "held_out_shuffled_captions": round(float(means["shuffled"].mean()), 4),
+            "held_out_by_codebook": [round(float(loss), 3) for loss in means["held_out"]],
         }  # fmt: skip
         with (self.out / "lm.log").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
     def save(self) -> None:
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {
+            "model": self.model.state_dict(), "mean": self.mean, "step": self.step, "seconds": self.seconds,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }  # fmt: skip
         with checkpoints.replacing(self.out / "trainer.pt") as path:
-            torch.save({**state, "step": self.step, "seconds": self.seconds}, path)
+            torch.save(state, path)
         # The folder of the text encoder is written relative to the checkpoint: it moves with it.
-        config = checkpoints.LM_CONFIG % {"text_encoder": "text_encoder"}
-        checkpoints.save(self.out / "state_dict.bin", config, self.model.state_dict(), half=True)
+        config = self.config % {"text_encoder": "text_encoder"}
+        checkpoints.save(self.out / LM_FILE, config, self.mean, half=True)
+
+
+def plain_attention(config: str, device: str) -> str:
+    """Return a configuration of the same weights whose attention is made of matrix products.
+
+    On a CPU the backward pass of PyTorch's fused attention takes half of a step at these sizes, and over ten times as
+    long as the products.
+    """
+    if device != "cpu":
+        return config
+    return config.replace("custom: false", "custom: true").replace("memory_efficient: true", "memory_efficient: false")
+
+
+@torch.no_grad()
+def _like_codes_alike(lm: Any, codec: Path) -> None:
+    """Start the vectors of codes, in and out, as random projections of the codec's entries, with some noise."""
+    state = torch.load(codec / CODEC_FILE, map_location="cpu", weights_only=True)["best_state"]
+    for tables in (lm.emb, lm.linears):
+        for book, table in enumerate(tables):
+            entries = state[f"quantizer.vq.layers.{book}._codebook.embed"].float()
+            entries = (entries - entries.mean(0)) / entries.std()
+            projected = entries @ torch.randn(entries.shape[1], lm.dim) / math.sqrt(entries.shape[1])
+            weight = table.weight[: len(entries)]
+            spread = float(weight.std())
+            weight.copy_(0.8 * spread * projected.to(weight) + 0.6 * weight)
+
+
+def _build_text_encoder(corpus: Corpus, folder: Path) -> None:
+    if isinstance(corpus, Music):
+        text_encoder.build(folder)
+        return
+    lines = [corpus.caption(index, index) for index in range(len(corpus.codes))]
+    text_encoder.build(folder, words=sound_captions.words(), lines=lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("music", "sound"), default="music")
     parser.add_argument("--codec", type=Path, default=Path("out/tiny/codec"))
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--out", type=Path, default=Path("out/tiny/lm"))
-    parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--clips", type=int, default=3600)
+    parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--batch-frames", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many, whatever the time (default: never)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    codes = encode_all(options.codec, options.data, options.out / "codes.npy", options.device, options.clips)
-    fields = Piece.__dataclass_fields__
-    with (options.data / "captions.jsonl").open() as file:
-        pieces = [Piece(**{k: v for k, v in json.loads(line).items() if k in fields}) for line in file]
-    Trainer(codes, pieces, options.out, options.device, options.batch_frames).train(options.minutes)
-    shutil.copyfile(options.codec / "compression_state_dict.bin", options.out / "compression_state_dict.bin")
+    corpus: Corpus = Music(options.data) if options.kind == "music" else Sounds(options.data)
+    config = checkpoints.LM_CONFIG if options.kind == "music" else checkpoints.SOUND_LM_CONFIG
+    if not (options.out / "text_encoder").exists():
+        _build_text_encoder(corpus, options.out / "text_encoder")
+    trainer = Trainer(corpus, options.codec, options.out, options.device, options.batch_frames, config, options.rate)
+    trainer.train(options.minutes, options.steps)
+    shutil.copyfile(options.codec / CODEC_FILE, options.out / CODEC_FILE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""What the language models learn from: codes on the disk, and the words that go with them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import captions, sound_captions
+from .compose import Piece
+from .sounds import Sound
+
+FRAME_RATE_HZ = 50
+HELD_OUT = 160
+"""The first clips of every corpus are never trained on; fewer where there are few."""
+
+
+class Corpus(Protocol):
+    """Clips as codes int16 ``[clips, K, F]``, -1 where they are not encoded yet."""
+
+    codes: NDArray[np.int16]
+
+    def caption(self, index: int, seed: int) -> str:
+        """Return one of many captions of a clip."""
+
+    def starts(self, index: int, frames: int) -> list[int]:
+        """Return the frames at which a crop of so many frames may begin; the first is 0."""
+
+
+class Music:
+    """Composed pieces. A crop begins at a bar, so that its first frame is a beat."""
+
+    def __init__(self, data: Path) -> None:
+        self.codes = np.load(data / "codes.npy", mmap_mode="r")
+        self.pieces = read(data, Piece)
+
+    def caption(self, index: int, seed: int) -> str:
+        # Every second one names all that the model is judged by.
+        return captions.caption(self.pieces[index], seed, complete=seed % 2 == 0)
+
+    def starts(self, index: int, frames: int) -> list[int]:
+        bar_frames = 240.0 / self.pieces[index].tempo_bpm * FRAME_RATE_HZ
+        bars = int(max(0, self.codes.shape[2] - frames) / bar_frames)
+        return [round(bar * bar_frames) for bar in range(bars + 1)]
+
+
+class Sounds:
+    """Everyday sounds. A crop begins at any half second."""
+
+    def __init__(self, data: Path) -> None:
+        self.codes = np.load(data / "codes.npy", mmap_mode="r")
+        self.sounds = read(data, Sound)
+
+    def caption(self, index: int, seed: int) -> str:
+        return sound_captions.caption(self.sounds[index], seed)
+
+    def starts(self, index: int, frames: int) -> list[int]:
+        return list(range(0, self.codes.shape[2] - frames + 1, FRAME_RATE_HZ // 2))
+
+
+Drawn = TypeVar("Drawn", Piece, Sound)
+
+
+def read(data: Path, kind: type[Drawn]) -> list[Drawn]:
+    """Return the pieces or sounds of a rendered folder, in the order of its clips."""
+    names = {field.name for field in fields(kind)}
+    with (data / "captions.jsonl").open() as file:
+        return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in file]
+
+
+def split(count: int) -> int:
+    """Return how many of the first clips are held out."""
+    return min(HELD_OUT, count // 10)
