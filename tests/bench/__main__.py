@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import analyzer, codec, codec_soak, edge, generator, precision
+from tests.bench import analyzer, capacity, codec, codec_soak, edge, generator, precision
 
 
 def main() -> int:
@@ -16,6 +16,7 @@ def main() -> int:
         "precision": precision,
         "codec": codec,
         "codec-soak": codec_soak,
+        "capacity": capacity,
         "analyzer": analyzer,
         "edge": edge,
     }
