@@ -103,7 +103,7 @@ def load_card(folder: Path) -> ModelCard:
     except ValueError as error:
         raise CardError(f"{path}: is not JSON: {error}") from None
     try:
-        card = _build(ModelCard, values, "")
+        card: ModelCard = _build(ModelCard, values, "")
     except CardError as error:
         raise CardError(f"{path}: {error}") from None
     _check(card, path)

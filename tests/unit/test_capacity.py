@@ -6,9 +6,9 @@ import heapq
 
 import pytest
 
-from tests.bench.capacity import Settings, Traffic, most_slots, simulate
+from tests.bench.capacity import most_slots, simulate
 from tests.bench.capacity.autoscaler import Autoscaler, quantity
-from tests.bench.capacity.fleet import Fleet
+from tests.bench.capacity.fleet import Fleet, Settings, Traffic
 from tests.bench.capacity.pods import FIRST_STEPS, Curve, Piece, Pod
 
 
