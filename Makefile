@@ -98,6 +98,8 @@ lock: $(BIN)/uv ## Resolve requirements/ anew
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra server --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/dev.txt -o requirements/server.txt
+	$(BIN)/uv pip compile --quiet requirements/policies.in --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/policies.txt
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache out dist build
