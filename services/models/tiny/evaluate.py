@@ -1,6 +1,7 @@
 """Measures how often the embedded models do what their prompts ask.
 
-    python -m services.models.tiny.evaluate --data out/tiny/data --sounds out/tiny/sounds
+    python -m services.models.tiny.evaluate --data out/tiny/data
+    python -m services.models.tiny.evaluate --sounds out/tiny/sounds --sound-model out/tiny/sound_lm
 
 Estimators of instrument, tempo, mode and kind of sound are trained on codec reconstructions of renders
 (``judges.py``). Then pieces are generated from prompts that no training saw, each with a seed of its own, by the
@@ -138,29 +139,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
     parser.add_argument("--sounds", type=Path, default=Path("out/tiny/sounds"))
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--sound-model", default="tiny-sound")
+    parser.add_argument("--sound-model", default="", help="a folder or a name (default: only music is measured)")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--renders", type=int, default=800, help="that the estimators are trained on")
     parser.add_argument("--out", type=Path, default=Path("out/tiny/evaluation.json"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    music, sound = load_generator(options.model), load_generator(options.sound_model)
+    music = load_generator(options.model)
     first = Run(
         music, MusicJudge(music, options.data, options.renders), *music_prompts(options.prompts), list(INSTRUMENTS)
     )
-    second = Run(
-        sound, SoundJudge(sound, options.sounds, options.renders), *sound_prompts(options.prompts), list(KINDS)
-    )
-    draw_page(options.out.with_suffix(".png"), [*first.pictures, *second.pictures])
-    result = {
-        "model": music.info.digest[:12],
-        "sound_model": sound.info.digest[:12],
+    runs = [first]
+    facts: dict[str, object] = {"model": music.info.digest[:12]}
+    if options.sound_model:
+        sound = load_generator(options.sound_model)
+        judge = SoundJudge(sound, options.sounds, options.renders)
+        runs.append(Run(sound, judge, *sound_prompts(options.prompts), list(KINDS)))
+        facts["sound_model"] = sound.info.digest[:12]
+    draw_page(options.out.with_suffix(".png"), [picture for run in runs for picture in run.pictures])
+    result: dict[str, object] = {
+        **facts,
         "prompts": options.prompts,
         "cfg_coef": HEADLINE,
-        **first.figures,
-        **second.figures,
-        "silent_outputs": first.silent + second.silent,
-        "clipping_rate": round(max(first.clipped, second.clipped), 6),
+        **{name: figure for run in runs for name, figure in run.figures.items()},
+        "silent_outputs": sum(run.silent for run in runs),
+        "clipping_rate": round(max(run.clipped for run in runs), 6),
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
