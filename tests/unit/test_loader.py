@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import EncodecConfig, EncodecModel
 
+from services.models import fetch
 from services.models.checkpoint import CheckpointError, UnknownModel
 from services.models.loader import load_codec, load_generator
 from services.models.tiny import text_encoder
@@ -215,3 +216,11 @@ def test_a_hub_id_that_can_not_be_fetched_is_unknown(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnknownModel, match="nobody/nothing: can't be fetched"):
         load_generator("nobody/nothing")
+
+
+@pytest.mark.parametrize("service", ["generator", "codec"])
+def test_models_are_fetched_and_checked_ahead_of_a_service(service: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fetch.main([service, "tiny, nobody/nothing"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "tiny: ready\n" and told.err.startswith("nobody/nothing: ")
+    assert fetch.main([service, "tiny"]) == 0
