@@ -48,7 +48,7 @@ _FILLERS = (
     "in the morning", "a folk theme", "classical style", "a pop song", "background music", "the intro of a song",
     "with feeling", "recorded live", "by the sea",
 )  # fmt: skip
-NUMBERS_BPM = tuple(range(TEMPI_BPM[0] - 10, TEMPI_BPM[-1] + 21))
+NUMBERS_BPM = tuple(range(TEMPI_BPM[0] - 10, TEMPI_BPM[-1] + 31))
 """The numbers that have a word of their own in the vocabulary."""
 
 
@@ -132,6 +132,8 @@ def _mode(piece: Piece, random: Random) -> str:
 
 def _tempo(piece: Piece, random: Random) -> str:
     bpm = piece.tempo_bpm
+    if random.random() < 0.5:  # no tempo is drawn between those of the grid, but people ask for them
+        bpm = round(bpm * random.uniform(0.97, 1.03))
     if random.random() < 0.15:
-        return f"{random.choice(('around', 'about'))} {bpm + random.randint(-2, 2)} bpm"
+        return f"{random.choice(('around', 'about'))} {bpm} bpm"
     return random.choice((f"{bpm} bpm", f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}", f"{bpm} beats per minute"))

@@ -5,33 +5,34 @@ attributes make its notes and its captions (``captions.py``), so a caption never
 General MIDI events in seconds; ``render.py`` turns them into sound.
 
 Each attribute is made easy to hear, because a small model must learn it from hours, not years, of audio: a bass note
-falls on every beat, chords are those of the first, fourth and fifth degree (all major, or all minor), and what
-accompanies an instrument is of its own family.
+falls on every beat, chords are those of the first, fourth and fifth degree (all major, or all minor), what accompanies
+an instrument is of its own family, and the tune of four bars comes again.
+
+Notes begin and end where the codec's frames do, at few velocities. The codec is causal, so the same note then has the
+same codes each time, but for what sounds with it: a language model meets words, not noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 CLIP_SECONDS = 20.0
 """Length of a composed piece in seconds: the longest segment that the embedded model is trained on."""
 
-INSTRUMENTS: dict[str, tuple[int, ...]] = {
-    "piano": (0, 1),
-    "guitar": (24, 25),
-    "strings": (48, 49),
-    "trumpet": (56,),
-    "organ": (16, 19),
-    "marimba": (12,),
-}
-"""Instrument family to General MIDI programs (numbered from 0)."""
+FRAME_SECONDS = 0.02
+"""Length of one of the codec's frames in seconds."""
+
+INSTRUMENTS = {"piano": 0, "guitar": 24, "strings": 48, "trumpet": 56, "organ": 19, "marimba": 12}
+"""Instrument family to General MIDI program (numbered from 0)."""
 
 MODES = ("major", "minor")
-TEMPI_BPM = tuple(range(60, 161, 5))
-ROOTS = (0, 2, 4, 5, 7, 9, 11)
-"""Pitch classes of the keys: C, D, E, F, G, A, B."""
-NOTE_NAMES = {0: "C", 2: "D", 4: "E", 5: "F", 7: "G", 9: "A", 11: "B"}
+BEAT_FRAMES = (50, 46, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20)
+"""Frames a beat: even, so that half beats are whole frames too. Any tempo from 60 to 150 is within 5% of one."""
+TEMPI_BPM = tuple(round(60.0 / (frames * FRAME_SECONDS)) for frames in BEAT_FRAMES)
+"""The same in beats a minute, to the nearest."""
+NOTE_NAMES = {0: "C", 2: "D", 5: "F", 7: "G", 9: "A"}
+"""Pitch class of each key to its name."""
 MOODS = {
     "major": ("happy", "cheerful", "bright", "joyful", "warm", "hopeful"),
     "minor": ("sad", "dark", "melancholic", "gloomy", "tense", "wistful"),
@@ -45,6 +46,8 @@ _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 _PROGRESSIONS = ((0, 3, 4, 0), (0, 3, 0, 4), (0, 4, 3, 0), (0, 0, 3, 4), (0, 4, 0, 3))
 _RHYTHMS = ((1.0, 1.0, 1.0, 1.0), (0.5, 0.5, 1.0, 0.5, 0.5, 1.0), (1.5, 0.5, 1.0, 1.0), (1.0, 0.5, 0.5, 2.0))
 _ARPEGGIO = (0, 1, 2, 3, 2, 1, 0, 1)
+_LOUD, _BASS, _SOFT, _UNDER = 100, 92, 84, 58
+"""Velocities."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,9 @@ class Piece:
     """The attributes of a piece; its notes and its captions follow from them."""
 
     instrument: str
-    program: int
     mode: str
     root: int
-    tempo_bpm: int
+    beat_frames: int
     pattern: str
     drums: bool
     mood: str
@@ -80,15 +82,29 @@ class Piece:
         mode = random.choice(MODES)
         return Piece(
             instrument=instrument,
-            program=random.choice(INSTRUMENTS[instrument]),
             mode=mode,
-            root=random.choice(ROOTS),
-            tempo_bpm=random.choice(TEMPI_BPM),
+            root=random.choice(tuple(NOTE_NAMES)),
+            beat_frames=random.choice(BEAT_FRAMES),
             pattern=random.choice(PATTERNS),
             drums=random.random() < 0.4,
             mood=random.choice(MOODS[mode]),
             seed=seed,
         )
+
+    @property
+    def tempo_bpm(self) -> int:
+        """The tempo in beats a minute, to the nearest."""
+        return TEMPI_BPM[BEAT_FRAMES.index(self.beat_frames)]
+
+    @property
+    def beat_seconds(self) -> float:
+        """Length of a beat in seconds."""
+        return self.beat_frames * FRAME_SECONDS
+
+    @property
+    def program(self) -> int:
+        """The General MIDI program of what leads."""
+        return INSTRUMENTS[self.instrument]
 
     @property
     def bass_program(self) -> int:
@@ -98,41 +114,41 @@ class Piece:
     def notes(self) -> list[Note]:
         """Return the notes of the piece, CLIP_SECONDS long, in order of time."""
         random = Random(self.seed + 1)
-        beat = 60.0 / self.tempo_bpm
-        progression, rhythm = random.choice(_PROGRESSIONS), random.choice(_RHYTHMS)
-        notes: list[Note] = []
-        walk = 4
-        for bar in range(int(CLIP_SECONDS / (4 * beat)) + 1):
-            start, degree = bar * 4 * beat, progression[bar % len(progression)]
-            chord = [self._pitch(degree + step) for step in (0, 2, 4)]
-            if self.pattern == "chords":
-                for index in range(4):
-                    notes += [self._lead(start, index, 0.9, beat, pitch, random) for pitch in chord]
-            elif self.pattern == "arpeggio":
-                tones = (*chord, chord[0] + 12)
-                notes += [self._lead(start, i / 2, 0.48, beat, tones[t], random) for i, t in enumerate(_ARPEGGIO)]
-            else:
-                for index in (0, 2):  # soft, under the melody: they say which mode it is
-                    notes += [self._note(start, index, 1.9, beat, 0, pitch - 12, 58) for pitch in chord]
-                position = 0.0
-                for length in rhythm:
-                    # Strong beats land on the chord, weak ones walk along the scale.
-                    walk = max(0, min(9, walk + random.choice((-2, -1, -1, 1, 1, 2))))
-                    pitch = random.choice(chord) if position in (0.0, 2.0) else self._pitch(walk)
-                    notes.append(self._lead(start, position, length * 0.95, beat, pitch, random))
-                    position += length
-            notes += self._rhythm_section(start, beat, degree)
+        rhythm = random.choice(_RHYTHMS)
+        cycle: list[Note] = []
+        for bar, degree in enumerate(random.choice(_PROGRESSIONS)):
+            cycle += self._lead(4.0 * bar, degree, rhythm, random) + self._rhythm_section(4.0 * bar, degree)
+        turns = int(CLIP_SECONDS / (16 * self.beat_seconds)) + 1
+        notes = [self._later(note, turn * 16 * self.beat_seconds) for turn in range(turns) for note in cycle]
         return sorted((n for n in notes if n.start_seconds < CLIP_SECONDS - 0.05), key=lambda n: n.start_seconds)
 
-    def _rhythm_section(self, start: float, beat: float, degree: int) -> list[Note]:
+    def _lead(self, bar: float, degree: int, rhythm: tuple[float, ...], random: Random) -> list[Note]:
+        chord = [self._pitch(degree + step) for step in (0, 2, 4)]
+        if self.pattern == "chords":
+            return [self._note(bar + beat, 0.9, 0, pitch, _SOFT) for beat in range(4) for pitch in chord]
+        if self.pattern == "arpeggio":
+            tones = (*chord, chord[0] + 12)
+            return [self._note(bar + i / 2, 0.5, 0, tones[tone], _LOUD) for i, tone in enumerate(_ARPEGGIO)]
+        # Soft chords under the melody say which mode it is.
+        notes = [self._note(bar + beat, 1.9, 0, pitch - 12, _UNDER) for beat in (0, 2) for pitch in chord]
+        position = 0.0
+        for length in rhythm:
+            # Strong beats land on the chord, weak ones on the scale, near it.
+            strong = position in (0.0, 2.0)
+            pitch = random.choice(chord) if strong else self._pitch(degree + random.choice((1, 2, 3, 4)))
+            notes.append(self._note(bar + position, length, 0, pitch, _LOUD))
+            position += length
+        return notes
+
+    def _rhythm_section(self, bar: float, degree: int) -> list[Note]:
         notes = []
         lowest = _LOWEST_BASS[self.instrument]
         pitch = lowest + (self._pitch(degree) - lowest) % 12
-        for index in range(4):
-            notes.append(self._note(start, index, 0.6, beat, 1, pitch, 86 if index else 100))
+        for beat in range(4):
+            notes.append(self._note(bar + beat, 0.6, 1, pitch, _BASS))
             if self.drums:
-                notes.append(self._note(start, index, 0.2, beat, 9, 38 if index % 2 else 36, 84))
-                notes.append(self._note(start, index + 0.5, 0.2, beat, 9, 42, 50))
+                notes.append(self._note(bar + beat, 0.2, 9, 38 if beat % 2 else 36, _SOFT))
+                notes.append(self._note(bar + beat + 0.5, 0.2, 9, 42, _UNDER))
         return notes
 
     def _pitch(self, degree: int) -> int:
@@ -141,12 +157,12 @@ class Piece:
         base = lowest + (self.root - lowest) % 12
         return base + 12 * (degree // 7) + _SCALES[self.mode][degree % 7]
 
-    def _lead(self, start: float, position: float, length: float, beat: float, pitch: int, random: Random) -> Note:
-        return self._note(start, position, length, beat, 0, pitch, random.randint(84, 104))
+    def _note(self, start: float, length: float, channel: int, pitch: int, velocity: int) -> Note:
+        """Return a note that begins at a beat and ends, so many beats later, a frame before what follows it."""
+        begin, end = round(start * self.beat_frames), round((start + length) * self.beat_frames) - 1
+        return Note(begin * FRAME_SECONDS, end * FRAME_SECONDS, channel, pitch, velocity)
 
     @staticmethod
-    def _note(
-        start: float, position: float, length: float, beat: float, channel: int, pitch: int, velocity: int
-    ) -> Note:
-        begin = start + position * beat
-        return Note(begin, min(begin + length * beat, CLIP_SECONDS - 0.02), channel, pitch, velocity)
+    def _later(note: Note, seconds: float) -> Note:
+        end = min(note.end_seconds + seconds, CLIP_SECONDS - FRAME_SECONDS)
+        return replace(note, start_seconds=note.start_seconds + seconds, end_seconds=end)

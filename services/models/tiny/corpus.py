@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import captions, sound_captions
-from .compose import Piece
-from .sounds import Sound
+from .compose import BEAT_FRAMES, INSTRUMENTS, MODES, PATTERNS, Piece
+from .sounds import KINDS, PACES, Sound
 
 FRAME_RATE_HZ = 50
 HELD_OUT = 160
@@ -23,6 +24,11 @@ class Corpus(Protocol):
     """Clips as codes int16 ``[clips, K, F]``, -1 where they are not encoded yet."""
 
     codes: NDArray[np.int16]
+    sizes: Sequence[int]
+    """How many classes each attribute of a clip has."""
+
+    def attributes(self, index: int) -> Sequence[int]:
+        """Return the class of each attribute of a clip."""
 
     def caption(self, index: int, seed: int) -> str:
         """Return one of many captions of a clip."""
@@ -34,26 +40,44 @@ class Corpus(Protocol):
 class Music:
     """Composed pieces. A crop begins at a bar, so that its first frame is a beat."""
 
+    sizes = (len(INSTRUMENTS), len(BEAT_FRAMES), len(MODES), 12, len(PATTERNS), 2)
+
     def __init__(self, data: Path) -> None:
         self.codes = np.load(data / "codes.npy", mmap_mode="r")
         self.pieces = read(data, Piece)
+
+    def attributes(self, index: int) -> Sequence[int]:
+        piece = self.pieces[index]
+        return (
+            list(INSTRUMENTS).index(piece.instrument),
+            BEAT_FRAMES.index(piece.beat_frames),
+            MODES.index(piece.mode),
+            piece.root,
+            PATTERNS.index(piece.pattern),
+            int(piece.drums),
+        )
 
     def caption(self, index: int, seed: int) -> str:
         # Every second one names all that the model is judged by.
         return captions.caption(self.pieces[index], seed, complete=seed % 2 == 0)
 
     def starts(self, index: int, frames: int) -> list[int]:
-        bar_frames = 240.0 / self.pieces[index].tempo_bpm * FRAME_RATE_HZ
-        bars = int(max(0, self.codes.shape[2] - frames) / bar_frames)
-        return [round(bar * bar_frames) for bar in range(bars + 1)]
+        return list(range(0, max(0, self.codes.shape[2] - frames) + 1, 4 * self.pieces[index].beat_frames))
 
 
 class Sounds:
     """Everyday sounds. A crop begins at any half second."""
 
+    sizes = (len(KINDS), len(sound_captions.NAMES), len(PACES), 2)
+
     def __init__(self, data: Path) -> None:
         self.codes = np.load(data / "codes.npy", mmap_mode="r")
         self.sounds = read(data, Sound)
+
+    def attributes(self, index: int) -> Sequence[int]:
+        sound = self.sounds[index]
+        detail = list(sound_captions.NAMES).index((sound.kind, sound.detail))
+        return list(KINDS).index(sound.kind), detail, PACES.index(sound.pace), int(sound.distant)
 
     def caption(self, index: int, seed: int) -> str:
         return sound_captions.caption(self.sounds[index], seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from services.models.loader import LoadedCodec, LoadedGenerator
 
-from .compose import INSTRUMENTS, MODES, TEMPI_BPM, Piece
+from .compose import BEAT_FRAMES, INSTRUMENTS, MODES, TEMPI_BPM, Piece
 from .corpus import read, split
 from .encode import decoder, encoder
 from .estimators import Classifier, frechet_distance, harmony, pulse, timbre, within
@@ -64,7 +64,7 @@ class MusicJudge:
         heard = self._ears(reconstructions(model, audio[: len(pieces)]), self.features)
         self._names = list(INSTRUMENTS)
         instruments = torch.tensor([self._names.index(piece.instrument) for piece in pieces])
-        tempi = torch.tensor([TEMPI_BPM.index(piece.tempo_bpm) for piece in pieces])
+        tempi = torch.tensor([BEAT_FRAMES.index(piece.beat_frames) for piece in pieces])
         # Of the twelve views, that of the tonic; in each, one score for either mode.
         modes = torch.tensor([piece.root * len(MODES) + MODES.index(piece.mode) for piece in pieces])
         own = {name: rows[held:] for name, rows in heard.items()}

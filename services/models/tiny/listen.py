@@ -18,7 +18,7 @@ import soundfile
 import torch
 import torchaudio
 
-from .compose import TEMPI_BPM
+from .compose import FRAME_SECONDS
 from .estimators import PULSE_HOP_SECONDS, pitch_classes
 
 _NAMES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
@@ -58,14 +58,14 @@ def _grid(audio: torch.Tensor, rate: int) -> tuple[int, float]:
     onsets = (mel(level) + 1e-2).log().diff(dim=-1).clamp(min=0.0).mean(0)
     onsets = (onsets - onsets.median()).clamp(min=0.0)
     times = torch.arange(len(onsets)) * PULSE_HOP_SECONDS
-    best = (TEMPI_BPM[0], 0.0)
-    for tempo in TEMPI_BPM:
-        phase = times / (30.0 / tempo)
+    best = (0, 0.0)
+    for half_beat in torch.arange(19.0, 51.0, 0.5) * FRAME_SECONDS / 2:
+        phase = times / half_beat
         for shift in torch.arange(0.0, 1.0, 0.05):
             distance = ((phase + shift + 0.5) % 1.0 - 0.5).abs()
             share = float(onsets[distance <= _NEAR].sum() / onsets.sum().clamp(min=1e-6))
             if share > best[1]:
-                best = (tempo, share)
+                best = (round(30.0 / float(half_beat)), share)
     return best
 
 

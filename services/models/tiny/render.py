@@ -27,7 +27,9 @@ from .compose import CLIP_SECONDS, Piece
 SAMPLE_RATE_HZ = 32_000
 SOUNDFONT = Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3")
 CLIPS_PER_FILE = 40
-_TICKS_PER_SECOND = 960  # 480 ticks a beat at mido's default 120 bpm
+_TICKS_PER_SECOND = 1000  # 500 ticks a beat at mido's default 120 bpm: a frame is 20 ticks
+_GAINS = {"piano": 5.0, "guitar": 4.8, "strings": 6.0, "trumpet": 3.4, "organ": 6.0, "marimba": 5.4}
+"""What brings the loudest pieces of each to a peak of 0.75 to 0.9."""
 _SLOT_SECONDS = CLIP_SECONDS + 1.0  # a second for the tail of the last note
 
 
@@ -51,13 +53,13 @@ def midi_of(pieces: list[Piece]) -> mido.MidiFile:
         tick = round(seconds * _TICKS_PER_SECOND)
         track.append(message.copy(time=tick - now))
         now = tick
-    file = mido.MidiFile(ticks_per_beat=480)
+    file = mido.MidiFile(ticks_per_beat=500)
     file.tracks.append(track)
     return file
 
 
 def render(pieces: list[Piece], soundfont: Path = SOUNDFONT) -> np.ndarray:
-    """Return the pieces as int16 audio ``[pieces, samples]``, mono, 32 kHz, each at its own peak of 0.5 to 0.9."""
+    """Return the pieces as int16 audio ``[pieces, samples]``, mono, 32 kHz, each instrument at one gain."""
     samples = round(CLIP_SECONDS * SAMPLE_RATE_HZ)
     slot = round(_SLOT_SECONDS * SAMPLE_RATE_HZ)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,9 +71,9 @@ def render(pieces: list[Piece], soundfont: Path = SOUNDFONT) -> np.ndarray:
     mono = audio.mean(axis=1)
     mono = np.pad(mono, (0, max(0, slot * len(pieces) - mono.shape[0])))
     clips = np.stack([mono[i * slot : i * slot + samples] for i in range(len(pieces))])
-    peaks = np.abs(clips).max(axis=1, keepdims=True)
-    levels = np.array([[0.5 + 0.4 * ((piece.seed * 7919) % 1000) / 1000] for piece in pieces])
-    return np.asarray(clips / np.maximum(peaks, 1e-4) * levels * 32767.0).astype(np.int16)
+    # One gain for all pieces of an instrument, not a peak for each: a note then always has the same codes.
+    gains = np.array([[_GAINS[piece.instrument]] for piece in pieces])
+    return np.asarray(np.clip(clips * gains, -0.99, 0.99) * 32767.0).astype(np.int16)
 
 
 def main() -> None:

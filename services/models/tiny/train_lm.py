@@ -8,6 +8,7 @@ Cross-entropy over the delay pattern as in MusicGen (arXiv 2306.05284). Each cli
 seen; conditions are dropped for classifier-free guidance as the configuration says. What two cores need for it to come
 far in an hour:
 
+- the text encoder knows what captions say before it meets audio;
 - codes start with vectors that are projections of the codec's own, so that like codes are alike from the first step;
 - the matrices of the layers are trained by Muon (Jordan et al. 2024; torch's), all else by AdamW;
 - the first codebooks, which say most of what is heard, weigh more;
@@ -25,6 +26,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +228,17 @@ def _like_codes_alike(lm: Any, codec: Path) -> None:
 def _build_text_encoder(corpus: Corpus, folder: Path) -> None:
     if isinstance(corpus, Music):
         text_encoder.build(folder)
-        return
-    lines = [corpus.caption(index, index) for index in range(len(corpus.codes))]
-    text_encoder.build(folder, words=sound_captions.words(), lines=lines)
+    else:
+        lines = [corpus.caption(index, index) for index in range(len(corpus.codes))]
+        text_encoder.build(folder, words=sound_captions.words(), lines=lines)
+    held_out = split(len(corpus.codes))
+
+    def described(number: int) -> tuple[str, Sequence[int]]:
+        index = held_out + number % (len(corpus.codes) - held_out)
+        return corpus.caption(index, number), corpus.attributes(index)
+
+    loss = text_encoder.teach(folder, described, corpus.sizes)
+    print(json.dumps({"text_encoder_loss": round(loss, 3)}), flush=True)
 
 
 def main() -> None:
