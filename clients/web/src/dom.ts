@@ -35,7 +35,9 @@ export function say(text: string): void {
 /** Says that something failed. */
 export function complain(error: unknown): void {
   output("status").textContent = "";
-  output("alert").textContent = error instanceof Error ? error.message : String(error);
+  const alert = output("alert");
+  alert.textContent = error instanceof Error ? error.message : String(error);
+  alert.scrollIntoView({ block: "nearest" });
 }
 
 /** 75.34 as "1:15.3". */
