@@ -7,11 +7,14 @@ PROTO_INCLUDE = $(shell $(BIN)/python -c "import google.api, pathlib; print(path
 PROTOS := $(sort $(wildcard protos/antiphon/v1/*.proto))
 STUBS := clients/python
 REST := k8s/base/envoy/rest
+TYPESCRIPT := clients/typescript
+# The Node that comes with Playwright: TypeScript wants 20 or newer.
+NODE = $(shell $(BIN)/python -c "import pathlib, playwright; print(pathlib.Path(playwright.__file__).parent / 'driver')")
 PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format protos protos-check check abuse chaos bench images k8s-check lock clean
+.PHONY: help setup demo up test lint format protos protos-check check web examples abuse chaos bench images k8s-check lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,14 +49,14 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(STAMP) ## Make the Python stubs, Envoy's descriptors and the OpenAPI document from protos/
+protos: $(STAMP) ## Make the Python stubs, Envoy's descriptors, the OpenAPI document and docs/api.md from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
 	@mkdir -p .cache
 	$(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) --include_imports --include_source_info \
 	  --descriptor_set_out=.cache/protos.pb $(PROTOS) google/rpc/error_details.proto google/rpc/status.proto
-	$(BIN)/python -m services.edge .cache/protos.pb $(REST)
+	$(BIN)/python -m services.edge .cache/protos.pb $(REST) docs/api.md
 
 protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committed
 	@rm -rf .cache/buf && mkdir -p .cache/buf/third_party/google
@@ -61,9 +64,20 @@ protos-check: $(STAMP) ## buf lint, buf breaking against main, stubs as committe
 	cd .cache/buf && $(CURDIR)/$(BIN)/buf lint
 	$(BIN)/python tests/contract/breaking.py
 	@$(MAKE) --no-print-directory protos
-	git diff --exit-code -- $(STUBS)/antiphon/v1 $(REST)
+	git diff --exit-code -- $(STUBS)/antiphon/v1 $(REST) docs/api.md
 
 check: lint test ## What CI runs: lint, generated files, tests
+
+web: $(STAMP) ## Make the TypeScript stubs from protos/ and the page from clients/web; needs npm
+	cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
+	PATH=$(NODE):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos -I $(PROTO_INCLUDE) \
+	  --plugin=protoc-gen-es=$(TYPESCRIPT)/node_modules/.bin/protoc-gen-es --es_out=$(TYPESCRIPT)/src/gen \
+	  --es_opt=target=ts,import_extension=js $(PROTOS) google/api/annotations.proto google/api/http.proto \
+	  google/api/httpbody.proto google/rpc/error_details.proto
+	cd $(TYPESCRIPT) && PATH=$(NODE):$$PATH node bundle.mjs
+
+examples: $(STAMP) ## Run the programs of clients/examples against a stack of their own; each says how long it took
+	$(BIN)/python -m services.stack run -- sh -e clients/examples/all.sh $(CURDIR)/$(BIN)/python
 
 abuse: $(STAMP) ## Attack a stack: 5,000 malformed requests and more; the last line is one JSON object
 	$(BIN)/python -m tests.abuse

@@ -1,7 +1,7 @@
-"""`python -m services.edge DESCRIPTORS FOLDER`: write what Envoy serves REST by. A step of `make protos`.
+"""`python -m services.edge DESCRIPTORS FOLDER PAGE`: write what Envoy serves REST by, and the API reference.
 
-DESCRIPTORS is what protoc wrote with --include_imports and --include_source_info. FOLDER gets `antiphon.pb`, the
-same without comments, for Envoy's transcoder, and `openapi.json`.
+A step of `make protos`. DESCRIPTORS is what protoc wrote with --include_imports and --include_source_info. FOLDER gets
+`antiphon.pb`, the same without comments, for Envoy's transcoder, and `openapi.json`; PAGE is the reference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 
 from services.edge.openapi import document
+from services.edge.reference import reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,12 +34,13 @@ def version() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write both files."""
-    descriptors, folder = map(Path, arguments)
+    """Write all three files."""
+    descriptors, folder, page = map(Path, arguments)
     files = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes())
     (folder / "antiphon.pb").write_bytes(stripped(files))
     text = json.dumps(document(files, version()), indent=1, ensure_ascii=False)
     (folder / "openapi.json").write_text(text + "\n", encoding="utf-8")
+    page.write_text(reference(files), encoding="utf-8")
     return 0
 
 
