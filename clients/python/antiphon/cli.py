@@ -1,7 +1,9 @@
-"""The command line: `antiphon generate`, `encode`, `decode`, `analyze`, `models` and `health`."""
+"""The command line: `antiphon generate`, `encode`, `decode`, `analyze`, `models`, `health`, `serve` and `doctor`."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from typing import Annotated
 
@@ -14,16 +16,16 @@ from antiphon.codec_cli import decode, encode
 from antiphon.command import INTERRUPTED, Target, Timeout, Tls, connected
 from antiphon.connection import VERSION
 from antiphon.generation_cli import generate
-from antiphon.results import HealthStatus, Service
+from antiphon.local_cli import doctor, serve
+from antiphon.results import HealthStatus, ModelList, Service
 from antiphon.terminal import complain, explain
 
 QUICK_SECONDS = 5.0
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Streams music and sound from text, turns audio into codes and back, and tells whether a decoder made it.\n\n"
-    "Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY.",
+    "Settings: ANTIPHON_TARGET, ANTIPHON_API_KEY, ANTIPHON_PLAYER.",
 )
 
 
@@ -46,15 +48,30 @@ app.command()(generate)
 app.command()(encode)
 app.command()(decode)
 app.command()(analyze)
+app.command()(serve)
+app.command()(doctor)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")]
 
 
 @app.command()
-def models(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
+def models(as_json: AsJson = False, target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
     """List the models that are loaded."""
     with connected(target, tls) as client:
         found = client.list_models(timeout=timeout)
         if len(found.errors) == len(Service):
             raise found.errors[Service.GENERATOR]
+    if as_json:
+        told = {service.value: explain(error, client.target)[0] for service, error in found.errors.items()}
+        print(json.dumps({"models": [dataclasses.asdict(model) for model in found], "errors": told}))
+        return
+    _print_models(found)
+    for service, error in found.errors.items():
+        message, hint = explain(error, client.target)
+        complain(f"{service.value}: {message}", hint)
+
+
+def _print_models(found: ModelList) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "service", "kind", "Hz", "channels", "longest", "device", "weights"):
         table.add_column(heading, no_wrap=True, overflow="ignore")
@@ -72,18 +89,18 @@ def models(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SEC
     # What is piped on must not be cut to a terminal's width.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, markup=False, highlight=False).print(table)
-    for service, error in found.errors.items():
-        message, hint = explain(error, client.target)
-        complain(f"{service.value}: {message}", hint)
 
 
 @app.command()
-def health(target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
+def health(as_json: AsJson = False, target: Target = None, tls: Tls = False, timeout: Timeout = QUICK_SECONDS) -> None:
     """Show how the services are; exit with 1 unless all are SERVING."""
     with connected(target, tls) as client:
         statuses = client.health(timeout=timeout)
-    for service, status in statuses.items():
-        print(f"{service.value:<10}{status.value}")
+    if as_json:
+        print(json.dumps({service.value: status.value for service, status in statuses.items()}))
+    else:
+        for service, status in statuses.items():
+            print(f"{service.value:<10}{status.value}")
     if any(status is not HealthStatus.SERVING for status in statuses.values()):
         complain(
             f"{client.target}: not all services are serving",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -13,10 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from antiphon.audio import WavWriter
+from antiphon import outputs
 from antiphon.command import INTERRUPTED, Target, Timeout, Tls, connected, is_standard, name_of
 from antiphon.messages import AudioFile, GenerationOptions
-from antiphon.results import Started
 from antiphon.streams import GenerationStream
 from antiphon.terminal import Meter, say
 
@@ -24,7 +24,14 @@ from antiphon.terminal import Meter, say
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to make. Put -- before a prompt that starts with -.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="WAV file; - for stdout.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Audio file; - for stdout. Not needed with --play.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(outputs.FORMATS)}; default: by the name, else wav.")
+    ] = "",
+    play: Annotated[bool, typer.Option("--play", help="Play it while it comes in.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON object.")] = False,
     weight: Annotated[
         float | None, typer.Option(help="What the prompt counts beside those of --mix; default 1.")
     ] = None,
@@ -52,7 +59,12 @@ def generate(
     tls: Tls = False,
     timeout: Timeout = None,
 ) -> None:
-    """Make audio from a text and write it while it comes in."""
+    """Make audio from a text, and write or play it while it comes in."""
+    if output is None and not play:
+        raise typer.BadParameter("give -o FILE to write the piece, --play to hear it, or both")
+    if as_json and output is not None and is_standard(output):
+        raise typer.BadParameter("--json and the audio can't both go to stdout")
+    form = outputs.format_of(output or Path(), form)
     if endless and duration is not None:
         raise typer.BadParameter("--endless has no --duration; give one of them")
     if continue_from is not None and melody is not None:
@@ -79,7 +91,7 @@ def generate(
     with connected(target, tls, resume=resume) as client:
         stream = client.stream_generate(prompts, timeout=timeout, **options)
         try:
-            _write(stream, output, meter, endless)
+            _write(stream, output, form, play, endless, meter)
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -87,8 +99,11 @@ def generate(
                 with codes.open("wb") as file:
                     np.save(file, stream.codes)
             if stream.started is not None:
-                form = f"{stream.started.sample_rate_hz} Hz, seed {stream.started.seed}"
-                say(f"{name_of(output)}: {meter.made:.1f} s, {form}, {meter.figures}")
+                facts = f"{stream.started.sample_rate_hz} Hz, seed {stream.started.seed}"
+                name = "played" if output is None else name_of(output)
+                say(f"{name}: {meter.made:.1f} s, {facts}, {meter.figures}")
+    if as_json:
+        print(json.dumps(_as_json(stream, output, form, meter, interrupted)))
     if interrupted:
         say("interrupted")
         raise typer.Exit(INTERRUPTED)
@@ -107,15 +122,40 @@ def _audio(path: Path | None) -> AudioFile | None:
     return sys.stdin.buffer.read() if path is not None and is_standard(path) else path
 
 
-def _write(stream: GenerationStream, output: Path, meter: Meter, endless: bool) -> None:
+def _write(stream: GenerationStream, output: Path | None, form: str, play: bool, endless: bool, meter: Meter) -> None:
     with meter, stream:
         started = stream.started
         assert started is not None
         meter.start(None if endless else started.total_samples / started.sample_rate_hz)
-        with _wav_writer(output, started, endless) as wav, _ctrl_c_stops(stream, endless):
+        made = 0
+        with outputs.opened(output, form, play, started, endless) as writers, _ctrl_c_stops(stream, endless):
             for chunk in stream:
-                wav.write(chunk)
-                meter.reach(wav.duration_seconds)
+                made += len(chunk.samples)
+                # Heard later than it came: the time that playing takes is not the server's.
+                meter.reach(made / started.sample_rate_hz)
+                for writer in writers:
+                    writer.write(chunk)
+
+
+def _as_json(
+    stream: GenerationStream, output: Path | None, form: str, meter: Meter, interrupted: bool
+) -> dict[str, Any]:
+    started, finished = stream.started, stream.finished
+    assert started is not None
+    return {
+        "output": None if output is None else str(output),
+        "format": None if output is None else form,
+        "model": started.model,
+        "prompts": [{"text": text, "weight": weight} for text, weight in started.prompts],
+        "seed": started.seed,
+        "seconds": round(meter.made, 6),
+        "sample_rate_hz": started.sample_rate_hz,
+        "channel_count": started.channel_count,
+        "first_audio_seconds": meter.first_audio,
+        "real_time_factor": meter.speed,
+        "reason": "interrupted" if interrupted or finished is None else finished.reason.value,
+        "request_id": stream.request_id,
+    }
 
 
 @contextmanager
@@ -135,15 +175,3 @@ def _ctrl_c_stops(stream: GenerationStream, endless: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _wav_writer(output: Path, started: Started, endless: bool) -> WavWriter:
-    writer = WavWriter(
-        sys.stdout.buffer if is_standard(output) else output,
-        sample_rate_hz=started.sample_rate_hz,
-        channel_count=started.channel_count,
-        total_samples=None if endless else started.total_samples,
-    )
-    # From here on there is a file, though an empty one.
-    writer.flush()
-    return writer

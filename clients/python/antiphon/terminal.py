@@ -70,7 +70,7 @@ class Meter:
                 transient=True,
             )
             self._task = self._bar.add_task("waiting", total=None, state="")
-        self._begin = time.perf_counter()
+        self._begin = self._latest = time.perf_counter()
         self._next_line = SECONDS_PER_LINE
         self._total: float | None = None
         self.made = 0.0
@@ -84,14 +84,20 @@ class Meter:
 
     def reach(self, seconds: float) -> None:
         """So much audio has come."""
+        self._latest = time.perf_counter()
         if self.first_audio is None:
-            self.first_audio = time.perf_counter() - self._begin
+            self.first_audio = self._latest - self._begin
         self.made = seconds
         if self._bar is not None:
             self._bar.update(self._task, completed=self.made, state=self.state)
         elif self.made >= self._next_line:
             self._next_line = self.made + SECONDS_PER_LINE
             say(self.state)
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio a second, from the call to the last audio."""
+        return self.made / max(self._latest - self._begin, 1e-9)
 
     @property
     def state(self) -> str:
@@ -102,9 +108,8 @@ class Meter:
     @property
     def figures(self) -> str:
         """Real-time factor (seconds of audio a second) and time to first audio."""
-        speed = self.made / max(time.perf_counter() - self._begin, 1e-9)
         first = "no audio yet" if self.first_audio is None else f"first audio after {self.first_audio:.2f} s"
-        return f"{speed:.2f}x real time, {first}"
+        return f"{self.speed:.2f}x real time, {first}"
 
     def __enter__(self) -> Self:
         if self._bar is not None:
