@@ -1,8 +1,10 @@
-"""`python -m services.stack up` runs the stack until Ctrl-C; `demo` streams one piece through it."""
+"""`python -m services.stack up` runs the stack until Ctrl-C; `demo` streams one piece through it, `run` any program."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +77,16 @@ def demo(
         draw(take.samples, take.sample_rate_hz, prompt, out / "demo.png")
         console.print(take.table())
         console.print(f"{out / 'demo.wav'}  {out / 'demo.png'}")
+
+
+@app.command()
+def run(command: Annotated[list[str], typer.Argument(help="A command and its arguments, after --.")]) -> None:
+    """Start the stack on free ports, run a command with its address in ANTIPHON_TARGET, stop; exits as the command."""
+    with _ends_well():
+        with Stack(ports=Ports.free()) as stack:
+            environment = {**os.environ, "ANTIPHON_TARGET": stack.address}
+            code = subprocess.run(command, env=environment, check=False).returncode
+        raise typer.Exit(code)
 
 
 def main() -> None:
