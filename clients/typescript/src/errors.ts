@@ -126,8 +126,8 @@ export function newRequestId(): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Whether no status of a server ended the call: fetch failed, or the body ended before the trailers. */
+/** Whether no status of a server ended the call: fetch failed, or the body ended early: before the trailers, or in a message. */
 function isBroken(error: ConnectError): boolean {
-  const early = error.cause === "missing trailer" || /missing trailer|premature end/.test(error.rawMessage);
+  const early = error.cause === "missing trailer" || /missing trailer|premature end|incomplete envelope/.test(error.rawMessage);
   return early || error.cause instanceof TypeError;
 }

@@ -85,8 +85,9 @@ export class AnalyzePanel {
     output("score-mpd").textContent = mpd.toFixed(3);
     output("score-msd").textContent = msd.toFixed(3);
     output("score-msstftd").textContent = msstftd.toFixed(3);
-    const trained = trainingSources.length ? `, trained on ${trainingSources.join(", ")}` : "";
-    output("analyze-model").textContent = model ? `${model.name}${trained}` : "";
+    output("analyze-model").textContent = model?.name ?? "";
+    output("analyze-sources").hidden = !trainingSources.length;
+    output("sources").replaceChildren(...trainingSources.map((source) => make("li", {}, source)));
   }
 
   #show({ images }: Analysis): void {
