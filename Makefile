@@ -14,7 +14,7 @@ PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format protos protos-check check web examples abuse chaos bench images k8s-check lock clean
+.PHONY: help setup demo up test lint format protos protos-check check web examples notebooks abuse chaos bench images k8s-check lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -76,8 +76,11 @@ web: $(STAMP) ## Make the TypeScript stubs from protos/ and the page from client
 	  google/api/httpbody.proto google/rpc/error_details.proto
 	cd $(TYPESCRIPT) && PATH=$(NODE):$$PATH node bundle.mjs
 
-examples: $(STAMP) ## Run the programs of clients/examples against a stack of their own; each says how long it took
+examples: $(STAMP) ## Run the programs and notebooks of clients/ against a stack of their own; each says how long it took
 	$(BIN)/python -m services.stack run -- sh -e clients/examples/all.sh $(CURDIR)/$(BIN)/python
+
+notebooks: $(STAMP) ## Run clients/notebooks and keep what their cells show
+	$(BIN)/python -m services.stack run -- $(CURDIR)/$(BIN)/python clients/notebooks/execute.py $(wildcard clients/notebooks/*.ipynb)
 
 abuse: $(STAMP) ## Attack a stack: 5,000 malformed requests and more; the last line is one JSON object
 	$(BIN)/python -m tests.abuse

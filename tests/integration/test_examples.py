@@ -1,8 +1,9 @@
-"""The programs of clients/examples against the real stack, each with short pieces."""
+"""The programs and notebooks of clients/ against the real stack, with short pieces."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ import antiphon
 from services.stack.stack import ROOT, Stack
 
 EXAMPLES = ROOT / "clients" / "examples"
+NOTEBOOKS = ROOT / "clients" / "notebooks"
 SECONDS = 120
 
 
@@ -28,10 +30,12 @@ def command(name: str, *arguments: str | Path) -> list[str]:
 
 def ran(stack: Stack, name: str, *arguments: str | Path) -> str:
     """Runs a program and returns what it printed, which ends with how long it took."""
+    return succeeded(stack, command(name, *arguments))
+
+
+def succeeded(stack: Stack, arguments: list[str]) -> str:
     environment = {**os.environ, "ANTIPHON_TARGET": stack.address}
-    done = subprocess.run(
-        command(name, *arguments), env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
-    )
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert re.search(r"took \d+\.\d s$", done.stdout.strip()), done.stdout
     return done.stdout
@@ -143,3 +147,22 @@ def test_radio(stack: Stack) -> None:
     samples = np.frombuffer(heard[44:], "<i2")
     assert len(samples) > 32_000 and np.abs(samples).max() > 100
     assert "next: " in told and re.search(r"took \d+\.\d s$", told.strip())
+
+
+def test_notebooks(stack: Stack, tmp_path: Path) -> None:
+    """Each shows players that hold audio, and pictures; what is committed has outputs for every cell."""
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    assert len(paths) == 2
+    program = [sys.executable, str(NOTEBOOKS / "execute.py"), "--out", str(tmp_path), *map(str, paths)]
+    told = succeeded(stack, program)
+    for path in paths:
+        assert f"{path.name}; took " in told
+        cells = [cell for cell in json.loads((tmp_path / path.name).read_text())["cells"] if "outputs" in cell]
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        shown = [output["data"] for output in outputs if "data" in output]
+        assert sum("image/jpeg" in one for one in shown) >= 3
+        assert sum("data:audio/wav;base64,UklGR" in one.get("text/html", "") for one in shown) >= 3
+        text = "".join("".join(output.get("text", "")) for output in outputs)
+        assert "the same samples: True" in text
+        committed = [cell for cell in json.loads(path.read_text())["cells"] if "outputs" in cell]
+        assert [bool(cell["outputs"]) for cell in committed] == [bool(cell["outputs"]) for cell in cells]

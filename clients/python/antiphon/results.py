@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -209,6 +211,13 @@ class Audio:
         total = len(self.samples)
         with WavWriter(destination, sample_rate_hz=rate, channel_count=channels, total_samples=total) as wav:
             wav.write(self.samples)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a player."""
+        file = io.BytesIO()
+        self.save(file)
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<audio controls preload="metadata" src="data:audio/wav;base64,{data}"></audio>'
 
 
 @dataclass(frozen=True, eq=False)
