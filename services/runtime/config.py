@@ -25,6 +25,7 @@ PREFIX = "ANTIPHON_"
 FOREIGN_VARIABLES = {
     "ANTIPHON_TARGET": "the address that the client calls",
     "ANTIPHON_API_KEY": "the key that the client sends",
+    "ANTIPHON_PLAYER": "the program that the client plays with",
     "ANTIPHON_CORS_ORIGINS": "the origins of web pages that may call the local stack",
     "ANTIPHON_KERNELS": "the folder that keeps the compiled kernels",
     "ANTIPHON_REQUIRE_ALL": "makes the tests fail where something they need is missing",
