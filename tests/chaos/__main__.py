@@ -26,6 +26,7 @@ from tests.chaos.fleet import Fleet, Replica
 from tests.chaos.load import Listeners, Tally, pieces
 
 SEEDS = 4
+ROLLING_STREAMS = 20
 GROWTH_MEGABYTES = 400.0
 """Of a process that has lived through it all: caches of as many pieces as there are slots come to stay."""
 
@@ -93,24 +94,25 @@ def exhaust_memory(fleet: Fleet, listeners: Listeners) -> None:
 
 def rolling_restart(fleet: Fleet, listeners: Listeners) -> None:
     """SIGTERM to each process of each service in turn while 20 streams run, each back before the next one goes."""
-    listeners.begin(20)
-    listeners.wait_playing(12)
+    listeners.begin(ROLLING_STREAMS)
+    listeners.wait_playing(ROLLING_STREAMS // 2)
     stop = threading.Event()
 
     def keep_busy() -> None:
-        # As long as it takes: a stream that ends makes room for the next.
-        while not stop.wait(0.5):
-            if listeners.tally.running < 16:
-                listeners.begin(4)
+        # As long as it takes: whoever ends makes room for the next, and whoever waits is not joined by more.
+        while not stop.wait(0.2):
+            listeners.begin(ROLLING_STREAMS - listeners.present)
 
     filler = threading.Thread(target=keep_busy)
     filler.start()
-    for replica in fleet.replicas:
-        replica.terminate()
-        _return(replica)
-    fleet.envoy.drain()
-    stop.set()
-    filler.join()
+    try:
+        for replica in fleet.replicas:
+            replica.terminate()
+            _return(replica)
+        fleet.envoy.drain()
+    finally:
+        stop.set()
+        filler.join()
 
 
 FAULTS: dict[str, Callable[[Fleet, Listeners], None]] = {

@@ -38,7 +38,7 @@ class Replica:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
-        own = {"ANTIPHON_LISTEN": f"{HOST}:{self.port}", "ANTIPHON_METRICS_LISTEN": ""}
+        own = {"ANTIPHON_LISTEN": f"{HOST}:{self.port}", "ANTIPHON_METRICS_LISTEN": "", "ANTIPHON_THREADS": "1"}
         environment = {**os.environ, **self.environment, **own}
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", f"services.{self.service}"]
@@ -204,11 +204,14 @@ class Fleet:
         self.envoy.stop()
 
     def wait_well(self) -> None:
-        """Waits until every service answers through Envoy."""
+        """Waits until every service answers through Envoy. Raises TimeoutError."""
+        deadline = time.monotonic() + START_SECONDS
         with grpc.insecure_channel(self.envoy.address, CHANNEL_OPTIONS) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             for name, service in SERVICES.items():
                 while True:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{name} does not answer through Envoy")
                     with suppress(grpc.RpcError):
                         request = health_pb2.HealthCheckRequest(service=service)
                         health.Check(request, metadata=(("x-antiphon-service", name),), timeout=5)

@@ -50,6 +50,11 @@ class Listeners:
         seeds = sorted(self._expected)
         self._futures += [self._pool.submit(self._listen, seeds[n % len(seeds)], pause_seconds) for n in range(count)]
 
+    @property
+    def present(self) -> int:
+        """How many have begun, or wait to begin, and not ended."""
+        return sum(not future.done() for future in self._futures)
+
     def wait_playing(self, count: int) -> None:
         """Waits until so many have heard something and go on."""
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -57,9 +62,9 @@ class Listeners:
             time.sleep(0.05)
 
     def end(self) -> Tally:
-        """Waits for all."""
+        """Waits for all. Raises TimeoutError when one neither ends nor gives up."""
         for future in self._futures:
-            future.result(timeout=600)
+            future.result(timeout=2 * PATIENCE_SECONDS)
         self._pool.shutdown()
         return self.tally
 

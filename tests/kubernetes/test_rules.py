@@ -39,9 +39,7 @@ def adapter_queries(pods: str = "generator-a|generator-b") -> dict[str, str]:
     """The queries of prometheus-adapter by the metric's name, as it would ask them for the pods of a namespace."""
     found = {}
     for rule in yaml.safe_load(ADAPTER.read_text())["rules"]:
-        query = rule["metricsQuery"].replace(
-            "<<.LabelMatchers>>", 'namespace="antiphon",pod=~"generator-a|generator-b"'
-        )
+        query = rule["metricsQuery"].replace("<<.LabelMatchers>>", f'namespace="antiphon",pod=~"{pods}"')
         found[rule["name"]["as"]] = query.replace("<<.GroupBy>>", "pod")
     return found
 
