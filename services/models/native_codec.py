@@ -54,11 +54,11 @@ class Stream:
     """What a stream keeps: the slots one after another, and for each how much of it is kept, used and received."""
 
     memory: torch.Tensor
-    counts: np.ndarray[Any, np.dtype[np.int64]]
+    counts: torch.Tensor
 
     def key(self) -> bytes:
         """Return what two streams must share to run in one call."""
-        return self.counts[:, :2].tobytes()
+        return self.counts.numpy()[:, :2].tobytes()
 
 
 class NativeNetwork:
@@ -92,17 +92,18 @@ class NativeNetwork:
         self._network = _Network(
             self._op_array, len(self._ops), self._buffer_array, len(self._buffers), slots, len(self._sizes), rooms
         )
+        self._address = ctypes.addressof(self._network)
 
     def enter(self, place: Place) -> Stream:
         """Take a stream over from its place, once every layer has made an output."""
-        stream = Stream(torch.zeros(int(self._starts[-1])), np.zeros((len(self._sizes), 3), dtype=np.int64))
+        stream = Stream(torch.zeros(int(self._starts[-1])), torch.zeros(len(self._sizes), 3, dtype=torch.int64))
         for slot, (layer, part) in enumerate(_stateful(self._layers, place)):
             values = [tensor.reshape(-1) for tensor in _kept_of(layer, part)]
             flat = torch.cat(values) if values else torch.zeros(0)
             begin = int(self._starts[slot])
             stream.memory[begin : begin + len(flat)] = flat
             kept = part.tensors[0].shape[1] if part.tensors else 0
-            stream.counts[slot] = kept, part.used, part.received
+            stream.counts[slot] = torch.tensor([kept, part.used, part.received])
             if not isinstance(layer, tuple):
                 part.tensors = tuple(tensor[:, :0].clone() for tensor in part.tensors)
         return stream
@@ -125,19 +126,18 @@ class NativeNetwork:
         """Take inputs ``[1, n, C]`` of streams with the same key, return outputs ``[B, m, D]``."""
         inputs = [block.contiguous() for block in inputs]
         rows, count = inputs[0].shape[1], len(streams)
-        network = ctypes.byref(self._network)
-        made = self._library.codec_rows(network, ctypes.c_void_p(streams[0].counts.ctypes.data), ctypes.c_int64(rows))
+        made = self._library.codec_rows(self._address, streams[0].counts.data_ptr(), rows)
         outputs = torch.empty(count, made, self.channels)
         pointers = ctypes.c_void_p * count
         self._library.codec_push(
-            network,
-            ctypes.c_int64(count),
-            pointers(*(stream.memory.data_ptr() for stream in streams)),
-            pointers(*(stream.counts.ctypes.data for stream in streams)),
-            pointers(*(block.data_ptr() for block in inputs)),
-            ctypes.c_int64(rows),
-            ctypes.c_void_p(outputs.data_ptr()),
-            ctypes.c_int64(torch.get_num_threads()),
+            self._address,
+            count,
+            pointers(*[stream.memory.data_ptr() for stream in streams]),
+            pointers(*[stream.counts.data_ptr() for stream in streams]),
+            pointers(*[block.data_ptr() for block in inputs]),
+            rows,
+            outputs.data_ptr(),
+            torch.get_num_threads(),
         )
         return outputs
 

@@ -40,7 +40,11 @@ def kernels() -> ctypes.CDLL | None:
     except build.NoCompiler as error:
         _log.warning("codecs run in PyTorch, which is slower", extra={"reason": str(error)})
         return None
-    library.codec_rows.restype = ctypes.c_int64
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.codec_rows.restype = number
+    library.codec_rows.argtypes = pointer, pointer, number
+    library.codec_push.argtypes = pointer, number, pointer, pointer, pointer, number, pointer, number
+    library.codec_quantise.argtypes = pointer, number, pointer, number, pointer, number
     return library
 
 
@@ -108,7 +112,6 @@ class NativeQuantizer:
         """Return codes ``[K, n]`` in the first ``count`` codebooks of vectors ``[n, D]``."""
         rest = vectors.contiguous().clone()
         codes = torch.empty(count, len(rest), dtype=torch.long)
-        rows, threads = ctypes.c_int64(len(rest)), ctypes.c_int64(torch.get_num_threads())
-        pointers = ctypes.c_void_p(rest.data_ptr()), ctypes.c_void_p(codes.data_ptr())
-        self._library.codec_quantise(self._books, ctypes.c_int64(count), pointers[0], rows, pointers[1], threads)
+        addresses = rest.data_ptr(), codes.data_ptr()
+        self._library.codec_quantise(self._books, count, addresses[0], len(rest), addresses[1], torch.get_num_threads())
         return codes

@@ -24,7 +24,7 @@ struct Product {
 
 constexpr int64_t FEW = 4;
 #ifndef AHEAD
-#define AHEAD (96 * LANES)
+#define AHEAD 96
 #endif
 
 static bool is_narrow(const Product& p) {
@@ -50,14 +50,14 @@ static void tile(const Product& p, const float* const* x, float* const* y, int64
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) sums[r][c] = bias;
   }
-  for (int64_t tap = 0; tap < taps; tap++)
-    for (int64_t k = 0; k < length; k++, weights += LANES) {
+  // A chunk of few rows waits for its weights: they come from the last cache, and pages end their own prefetch.
+  const auto pass = [&](int64_t tap, int64_t from, int64_t to, int64_t ahead) {
+    for (int64_t k = from; k < to; k++, weights += LANES) {
       floats w[C];
 #pragma GCC unroll 8
       for (int c = 0; c < C; c++) {
         w[c] = load<floats>(weights + c * inputs * LANES);
-        // A chunk of few rows waits for its weights: they come from the last cache, and pages end their own prefetch.
-        __builtin_prefetch(weights + c * inputs * LANES + AHEAD);
+        __builtin_prefetch(weights + c * inputs * LANES + ahead);
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; r++) {
@@ -66,6 +66,13 @@ static void tile(const Product& p, const float* const* x, float* const* y, int64
         for (int c = 0; c < C; c++) sums[r][c] += w[c] * value;
       }
     }
+  };
+  for (int64_t tap = 0; tap < taps; tap++) {
+    // What follows the end of a panel is the next tile's, C panels on.
+    const int64_t inside = std::clamp<int64_t>(inputs - AHEAD - tap * length, 0, length);
+    pass(tap, 0, inside, AHEAD * LANES);
+    pass(tap, inside, length, (AHEAD + (C - 1) * inputs) * LANES);
+  }
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) {
       float* to = y[r] + (panel + c) * LANES;
