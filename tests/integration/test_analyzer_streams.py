@@ -166,7 +166,7 @@ LONG = Request(audio=audio_pb2.AudioChunk(sequence=1, first_sample=5_000, sample
 EMPTY = Request(audio=audio_pb2.AudioChunk(is_final=True))
 BAD: dict[str, tuple[list[Request], grpc.StatusCode, str]] = {
     "nothing": ([], PRECONDITION, "config"),
-    "data before config": (GOOD, PRECONDITION, "audio"),
+    "data before config": (GOOD[:1], PRECONDITION, "audio"),
     "second config": ([START, GOOD[0], START], PRECONDITION, "config"),
     "another rate": ([START, GOOD[0], config(48_000)], PRECONDITION, "config"),
     "empty message": ([START, Request()], INVALID, "request"),

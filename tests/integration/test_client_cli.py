@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,8 +174,9 @@ def test_ctrl_c_leaves_a_valid_file(tmp_path: Path) -> None:
         with subprocess.Popen([*command, "--target", server.target], stderr=subprocess.PIPE) as process:
             while not (out.exists() and len(out.read_bytes()) > 44):
                 assert process.poll() is None
+                time.sleep(0.05)  # the processor is for the command
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=20)
+            _, stderr = process.communicate(timeout=60)
         assert process.returncode == 130
         assert server.generator.ended.wait(10)
     assert frames(out.read_bytes()) == tone(0, 800).tobytes()

@@ -305,7 +305,7 @@ LONG = audio_pb2.AudioChunk(sequence=1, first_sample=1_000, sample_count=191_001
 START = encode_config(rate=RATE)
 BAD_AUDIO: dict[str, tuple[list[codec_pb2.StreamEncodeRequest], grpc.StatusCode, str]] = {
     "nothing": ([], PRECONDITION, "config"),
-    "data before config": (GOOD, PRECONDITION, "audio"),
+    "data before config": (GOOD[:1], PRECONDITION, "audio"),
     "second config": ([START, GOOD[0], START], PRECONDITION, "config"),
     "another rate": ([START, GOOD[0], encode_config(rate=48_000)], PRECONDITION, "config"),
     "empty message": ([START, codec_pb2.StreamEncodeRequest()], INVALID, "request"),
