@@ -111,16 +111,16 @@ class Piece:
         """The General MIDI program of what plays the bass."""
         return _BASS_PROGRAMS.get(self.instrument, self.program)
 
-    def notes(self) -> list[Note]:
-        """Return the notes of the piece, CLIP_SECONDS long, in order of time."""
+    def notes(self, seconds: float = CLIP_SECONDS) -> list[Note]:
+        """Return the notes of the first ``seconds`` of the piece, in order of time."""
         random = Random(self.seed + 1)
         rhythm = random.choice(_RHYTHMS)
         cycle: list[Note] = []
         for bar, degree in enumerate(random.choice(_PROGRESSIONS)):
             cycle += self._lead(4.0 * bar, degree, rhythm, random) + self._rhythm_section(4.0 * bar, degree)
-        turns = int(CLIP_SECONDS / (16 * self.beat_seconds)) + 1
-        notes = [self._later(note, turn * 16 * self.beat_seconds) for turn in range(turns) for note in cycle]
-        return sorted((n for n in notes if n.start_seconds < CLIP_SECONDS - 0.05), key=lambda n: n.start_seconds)
+        turns = int(seconds / (16 * self.beat_seconds)) + 1
+        notes = [self._later(note, turn * 16 * self.beat_seconds, seconds) for turn in range(turns) for note in cycle]
+        return sorted((n for n in notes if n.start_seconds < seconds - 0.05), key=lambda n: n.start_seconds)
 
     def _lead(self, bar: float, degree: int, rhythm: tuple[float, ...], random: Random) -> list[Note]:
         chord = [self._pitch(degree + step) for step in (0, 2, 4)]
@@ -163,6 +163,6 @@ class Piece:
         return Note(begin * FRAME_SECONDS, end * FRAME_SECONDS, channel, pitch, velocity)
 
     @staticmethod
-    def _later(note: Note, seconds: float) -> Note:
-        end = min(note.end_seconds + seconds, CLIP_SECONDS - FRAME_SECONDS)
+    def _later(note: Note, seconds: float, last: float) -> Note:
+        end = min(note.end_seconds + seconds, last - FRAME_SECONDS)
         return replace(note, start_seconds=note.start_seconds + seconds, end_seconds=end)

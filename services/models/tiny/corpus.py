@@ -40,7 +40,7 @@ class Corpus(Protocol):
 class Music:
     """Composed pieces. A crop begins at a bar, so that its first frame is a beat."""
 
-    sizes = (len(INSTRUMENTS), len(BEAT_FRAMES), len(MODES), 12, len(PATTERNS), 2)
+    sizes: Sequence[int] = (len(INSTRUMENTS), len(BEAT_FRAMES), len(MODES), 12, len(PATTERNS), 2)
 
     def __init__(self, data: Path) -> None:
         self.codes = np.load(data / "codes.npy", mmap_mode="r")
@@ -68,7 +68,7 @@ class Music:
 class Sounds:
     """Everyday sounds. A crop begins at any half second."""
 
-    sizes = (len(KINDS), len(sound_captions.NAMES), len(PACES), 2)
+    sizes: Sequence[int] = (len(KINDS), len(sound_captions.NAMES), len(PACES), 2)
 
     def __init__(self, data: Path) -> None:
         self.codes = np.load(data / "codes.npy", mmap_mode="r")

@@ -1,6 +1,7 @@
 r"""Trains an embedded language model on the codes of rendered audio, its text encoder with it.
 
-    python -m services.models.tiny.train_lm --codec out/tiny/codec --data out/tiny/data --out out/tiny/lm --minutes 80
+    python -m services.models.tiny.train_lm --codec out/tiny/codec --data out/tiny/data \
+        --openings out/tiny/openings --out out/tiny/lm --minutes 80
     python -m services.models.tiny.train_lm --kind sound --codec out/tiny/sound_codec --data out/tiny/sounds \
         --out out/tiny/sound_lm --minutes 30
 
@@ -8,10 +9,12 @@ Cross-entropy over the delay pattern as in MusicGen (arXiv 2306.05284). Each cli
 seen; conditions are dropped for classifier-free guidance as the configuration says. What two cores need for it to come
 far in an hour:
 
-- the text encoder knows what captions say before it meets audio;
+- the text encoder knows what captions say before it meets audio, and stays as it is;
 - codes start with vectors that are projections of the codec's own, so that like codes are alike from the first step;
 - the matrices of the layers are trained by Muon (Jordan et al. 2024; torch's), all else by AdamW;
 - the first codebooks, which say most of what is heard, weigh more;
+- openings, short clips of many more pieces, teach what the text decides: the tempo of a piece is told once, by its
+  second beat, and 3,000 pieces are soon known by heart;
 - crops are short at first; later ones are as long as the model claims, so that every position has been trained;
 - what is written in the end is a running mean of the weights.
 
@@ -40,9 +43,9 @@ from . import checkpoints, sound_captions, text_encoder
 from .corpus import FRAME_RATE_HZ, Corpus, Music, Sounds, split
 
 CODEBOOK_WEIGHTS = (0.4, 0.28, 0.18, 0.14)
-CROP_SECONDS = ((5.0, 5.0, 5.0, 10.0), (2.5, 2.5, 5.0, 2.5, 2.5, 10.0, 2.5, 20.0))
+CROP_SECONDS = ((2.0, 2.0, 2.0, 5.0), (2.0, 2.0, 5.0, 2.0, 2.0, 10.0, 2.0, 20.0))
 """Of each batch in turn, in the first and in the second half of the training. What the text decides is settled in the
-first beats: short crops hold more of it."""
+first beats; what comes later can be told from what was heard. Short crops hold more of the former."""
 MEAN_DECAY = 0.998
 REPORT_STEPS = 250
 
@@ -51,12 +54,23 @@ class Trainer:
     """One training run: model, optimisers and codes, with its state on disk."""
 
     def __init__(
-        self, corpus: Corpus, codec: Path, out: Path, device: str, batch_frames: int, config: str, rate: float
+        self,
+        corpus: Corpus,
+        codec: Path,
+        out: Path,
+        device: str,
+        batch_frames: int,
+        config: str,
+        rate: float,
+        openings: Corpus | None = None,
     ) -> None:
-        self.corpus, self.out, self.device = corpus, out, device
+        self.corpus, self.openings, self.out, self.device = corpus, openings, out, device
         self.batch_frames, self.config, self.rate = batch_frames, config, rate
         self.model = checkpoints.build_lm(out / "text_encoder", plain_attention(config, device), device)
         _like_codes_alike(self.model, codec)
+        # What the text encoder was taught is lost at a language model's learning rate, and is enough.
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(".t5." not in name)
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         layers = {name for name, p in parameters.items() if name.startswith("transformer.layers.") and p.ndim == 2}
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -79,22 +93,22 @@ class Trainer:
             self.mean, self.step, self.seconds = saved["mean"], saved["step"], saved["seconds"]
         self.random = np.random.default_rng(self.step)
         self.held_out = split(len(corpus.codes))
-        self.ready = np.zeros(0, dtype=np.int64)
+        self.ready = [np.zeros(0, dtype=np.int64)]
 
     def batch(self, seconds: float, held_out: bool = False) -> tuple[torch.Tensor, list[str]]:
-        """Return codes ``[B, K, seconds * 50]`` of random clips, and a fresh caption of each.
-
-        Half of the crops begin where their clip does: so does what is generated.
-        """
-        frames = min(round(seconds * FRAME_RATE_HZ), self.corpus.codes.shape[2])
-        choices = np.arange(self.held_out) if held_out else self.ready
-        indices = self.random.choice(choices, max(1, self.batch_frames // frames))
+        """Return codes ``[B, K, seconds * 50]`` of random clips, and a fresh caption of each."""
+        corpus, frames = self.corpus, round(seconds * FRAME_RATE_HZ)
+        if self.openings and not held_out and frames <= self.openings.codes.shape[2]:
+            corpus = self.openings
+        frames = min(frames, corpus.codes.shape[2])
+        choices = np.arange(self.held_out) if held_out else self.ready[corpus is self.openings]
         crops, texts = [], []
-        for index in indices:
-            starts = self.corpus.starts(index, frames)
+        for index in self.random.choice(choices, max(1, self.batch_frames // frames)):
+            # Half of the crops begin where their clip does: so does what is generated.
+            starts = corpus.starts(index, frames)
             start = 0 if held_out or self.random.random() < 0.5 else int(self.random.choice(starts))
-            crops.append(self.corpus.codes[index, :, start : start + frames])
-            texts.append(self.corpus.caption(index, int(self.random.integers(1 << 30))))
+            crops.append(corpus.codes[index, :, start : start + frames])
+            texts.append(corpus.caption(index, int(self.random.integers(1 << 30))))
         return torch.from_numpy(np.stack(crops)).to(self.device).long(), texts
 
     def losses(self, codes: torch.Tensor, texts: list[str]) -> torch.Tensor:
@@ -126,10 +140,9 @@ class Trainer:
             self.seconds = before + time.monotonic() - begin
             progress = min(1.0, self.seconds / budget)
             self._set_rate(progress)
-            if self.step % 50 == 0 or not len(self.ready):
-                encoded = np.flatnonzero(self.corpus.codes[:, 0, 0] >= 0)
-                self.ready = encoded[encoded >= self.held_out]
-                if not len(self.ready):
+            if self.step % 50 == 0 or not all(map(len, self.ready)):
+                self._look()
+                if not all(map(len, self.ready)):
                     time.sleep(1.0)
                     continue
             self.model.train()
@@ -147,6 +160,13 @@ class Trainer:
                 self.save()
         self.report(losses)
         self.save()
+
+    def _look(self) -> None:
+        """Find the clips that have codes by now."""
+        whole = np.flatnonzero(self.corpus.codes[:, 0, 0] >= 0)
+        self.ready = [whole[whole >= self.held_out]]
+        if self.openings:
+            self.ready.append(np.flatnonzero(self.openings.codes[:, 0, 0] >= 0))
 
     def _set_rate(self, progress: float) -> None:
         """A quick rise, a long level stretch, and a fall to nothing over the last two fifths."""
@@ -178,7 +198,7 @@ class Trainer:
         self.model.load_state_dict(own)
         means = {name: torch.stack(parts).mean(0) for name, parts in found.items()}
         line = {
-            "step": self.step, "minutes": round(self.seconds / 60, 2), "clips": len(self.ready),
+            "step": self.step, "minutes": round(self.seconds / 60, 2), "clips": sum(map(len, self.ready)),
             "loss": round(float(losses.detach().mean()), 4),
             "held_out": round(float(means["held_out"].mean()), 4),
             "held_out_shuffled_captions": round(float(means["shuffled"].mean()), 4),
@@ -246,6 +266,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("music", "sound"), default="music")
     parser.add_argument("--codec", type=Path, default=Path("out/tiny/codec"))
     parser.add_argument("--data", type=Path, default=Path("out/tiny/data"))
+    parser.add_argument("--openings", type=Path, help="a folder of short clips, for most of the short crops")
     parser.add_argument("--out", type=Path, default=Path("out/tiny/lm"))
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--batch-frames", type=int, default=3000)
@@ -255,11 +276,14 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    corpus: Corpus = Music(options.data) if options.kind == "music" else Sounds(options.data)
+    kind = Music if options.kind == "music" else Sounds
+    corpus, openings = kind(options.data), kind(options.openings) if options.openings else None
     config = checkpoints.LM_CONFIG if options.kind == "music" else checkpoints.SOUND_LM_CONFIG
     if not (options.out / "text_encoder").exists():
         _build_text_encoder(corpus, options.out / "text_encoder")
-    trainer = Trainer(corpus, options.codec, options.out, options.device, options.batch_frames, config, options.rate)
+    trainer = Trainer(
+        corpus, options.codec, options.out, options.device, options.batch_frames, config, options.rate, openings
+    )
     trainer.train(options.minutes, options.steps)
     shutil.copyfile(options.codec / CODEC_FILE, options.out / CODEC_FILE)
 
