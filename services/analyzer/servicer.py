@@ -17,8 +17,8 @@ from services.models.audio import AudioError
 from services.models.calibration import Finding
 from services.models.discriminators import FeatureMap
 from services.models.worker import WorkerFull
-from services.runtime.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from services.runtime.messages import duration
+from services.runtime.errors import InvalidArgument, ResourceExhausted
+from services.runtime.messages import config_of, duration
 
 _FAMILIES = {
     "mpd": analyzer_pb2.DISCRIMINATOR_MPD,
@@ -68,7 +68,7 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
         self, request_iterator: AsyncIterator[analyzer_pb2.StreamAnalyzeRequest], context: Any
     ) -> AsyncIterator[analyzer_pb2.StreamAnalyzeResponse]:
         with self._stream():
-            config = await _config(request_iterator)
+            config = await config_of(request_iterator)
             stream = AnalyzeStream(config, self._engine, self._max_stream_seconds)
             async for found in stream.run(request_iterator):
                 if isinstance(found, WindowFinding):
@@ -122,15 +122,6 @@ class AnalyzerServicer(analyzer_pb2_grpc.AnalyzerServiceServicer):
             yield
         finally:
             self._streams -= 1
-
-
-async def _config(messages: AsyncIterator[analyzer_pb2.StreamAnalyzeRequest]) -> analyzer_pb2.StreamAnalyzeConfig:
-    """Return the config of a stream's first message. Raises FailedPrecondition."""
-    first = await anext(aiter(messages), None)
-    kind = first and first.WhichOneof("request")
-    if first is None or kind != "config":
-        raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
-    return first.config
 
 
 async def _images(evidence: Evidence) -> list[analyzer_pb2.EvidenceImage]:

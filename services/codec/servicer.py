@@ -21,8 +21,8 @@ from services.models.audio import AudioError
 from services.models.audio_output import AudioEncoder
 from services.models.codecs import Codec
 from services.models.worker import WorkerFull
-from services.runtime.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from services.runtime.messages import duration, model_info
+from services.runtime.errors import InvalidArgument, ResourceExhausted
+from services.runtime.messages import config_of, duration, model_info
 
 _PIECE_BYTES = 64 * 1024
 _PIECE_SAMPLES = 1 << 16
@@ -104,7 +104,7 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
         self, request_iterator: AsyncIterator[codec_pb2.StreamEncodeRequest], context: Any
     ) -> AsyncIterator[codec_pb2.StreamEncodeResponse]:
         with self._stream():
-            config = await _config(request_iterator)
+            config = await config_of(request_iterator)
             stream = EncodeStream(config, self._engine, self._max_stream_seconds)
             async for response in stream.run(request_iterator):
                 yield response
@@ -113,7 +113,7 @@ class CodecServicer(codec_pb2_grpc.CodecServiceServicer):
         self, request_iterator: AsyncIterator[codec_pb2.StreamDecodeRequest], context: Any
     ) -> AsyncIterator[codec_pb2.StreamDecodeResponse]:
         with self._stream():
-            config = await _config(request_iterator)
+            config = await config_of(request_iterator)
             stream = DecodeStream(config, self._engine, self._max_stream_seconds)
             async for response in stream.run(request_iterator):
                 yield response
@@ -165,15 +165,6 @@ def _translated() -> Iterator[None]:
         raise InvalidArgument("audio", error.description) from error
     except WorkerFull as error:
         raise ResourceExhausted("too many calls wait for the codec", 1.0, elsewhere=True) from error
-
-
-async def _config(messages: AsyncIterator[Any]) -> Any:
-    """Return the config of a stream's first message. Raises FailedPrecondition."""
-    first = await anext(aiter(messages), None)
-    kind = first and first.WhichOneof("request")
-    if first is None or kind != "config":
-        raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
-    return first.config
 
 
 def _described(facts: requests.CodecFacts, codec: Codec) -> codec_pb2.CodecInfo:

@@ -24,8 +24,8 @@ from services.generator.residents import Model, Residents
 from services.generator.streams import Event, Finished, Stream
 from services.models.audio_output import AudioEncoder
 from services.runtime.context import client_of
-from services.runtime.errors import FailedPrecondition, FieldError, InvalidArgument
-from services.runtime.messages import model_info
+from services.runtime.errors import FieldError, InvalidArgument
+from services.runtime.messages import config_of, model_info
 
 
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
@@ -77,17 +77,14 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
     async def StreamGenerate(
         self, request_iterator: AsyncIterator[generator_pb2.StreamGenerateRequest], context: Any
     ) -> AsyncIterator[generator_pb2.StreamGenerateResponse]:
-        first = await anext(aiter(request_iterator), None)
-        kind = first and first.WhichOneof("request")
-        if first is None or kind != "config":
-            raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
-        generation = requests.generation(first.config, self._models.infos, streams=True)
-        if first.config.HasField("prompt_audio"):
-            generation = await self._heard(generation, first.config, await gather(request_iterator, self._limits))
+        config = await config_of(request_iterator)
+        generation = requests.generation(config, self._models.infos, streams=True)
+        if config.HasField("prompt_audio"):
+            generation = await self._heard(generation, config, await gather(request_iterator, self._limits))
         async with self._run(generation, context) as (model, stream):
             with _in_background(Controls(stream, model, generation).follow(request_iterator)):
                 replies = Replies(generation, model)
-                yield generator_pb2.StreamGenerateResponse(started=replies.started(first.config))
+                yield generator_pb2.StreamGenerateResponse(started=replies.started(config))
                 async for event in stream.events():
                     for response in replies.responses(event):
                         yield response

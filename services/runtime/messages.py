@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import duration_pb2
 
 from antiphon.v1 import audio_pb2
+from services.runtime.errors import DeadlineExceeded, FailedPrecondition
 
 if TYPE_CHECKING:
     from services.models.loader import ModelInfo
+
+FIRST_MESSAGE_SECONDS = 30.0
+"""How long a stream may be open and say nothing: a client that was cut off holds its place no longer."""
 
 _KINDS = {
     "music": audio_pb2.MODEL_KIND_MUSIC,
@@ -23,6 +29,23 @@ _MODES = {
     "mixing": audio_pb2.GENERATION_MODE_MIXING,
     "stepwise": audio_pb2.GENERATION_MODE_STEPWISE,
 }
+
+
+async def config_of(messages: AsyncIterator[Any]) -> Any:
+    """Return the config that the first message of a stream holds.
+
+    Raises:
+        FailedPrecondition: it holds something else, or the stream ends without it.
+        DeadlineExceeded: none comes within FIRST_MESSAGE_SECONDS.
+    """
+    try:
+        first = await asyncio.wait_for(anext(aiter(messages), None), FIRST_MESSAGE_SECONDS)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"no message came within {FIRST_MESSAGE_SECONDS:g} s of the stream's start") from error
+    kind = first and first.WhichOneof("request")
+    if first is None or kind != "config":
+        raise FailedPrecondition(str(kind or "config"), "the first message of a stream must hold a config")
+    return first.config
 
 
 def duration(seconds: float) -> duration_pb2.Duration:

@@ -23,6 +23,7 @@ from services.codec.service import CodecService
 from services.codec.settings import CodecSettings
 from services.models import loader, sessions
 from services.models.resampling import convert
+from services.runtime import messages
 from services.runtime.server import Server
 from tests import codec_models
 from tests.audio_files import encoded
@@ -346,6 +347,15 @@ async def test_refuses_audio(served: Served, case: str) -> None:
     assert await is_healthy(served.channel, CodecService.name)
     codes, _, _ = await encode(served, START, AUDIO, [2_400])
     assert codes.shape == (BOOKS, 8)
+
+
+async def test_a_stream_that_says_nothing_is_ended(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "FIRST_MESSAGE_SECONDS", 0.2)
+    call = served.stub.StreamEncode()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "no message came within 0.2 s" in str(caught.value.details())
 
 
 CODES = np.random.default_rng(1).integers(0, 512, (BOOKS, 30), dtype=np.int32)
