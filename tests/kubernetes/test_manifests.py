@@ -14,11 +14,16 @@ import yaml
 
 from services.runtime.config import FOREIGN_VARIABLES
 from services.stack.ports import SERVICES, Ports
+from tests.bench.capacity import most_slots
+from tests.bench.capacity.pods import Curve
 from tests.kubernetes import render
 from tests.kubernetes.render import Document, containers, of_kind
 
 GIVEN_SECRETS = {"edge-public-tls", "edge-identity", "huggingface"}
 """Those that whoever installs brings (k8s/README.md); all others are cert-manager's."""
+MEASURED_CORES = 2
+MEASURED_STEPS = {1: 15.35, 8: 39.97}
+"""Milliseconds of a step of MusicGen-small at int8 on those, by streams (docs/benchmarks.md)."""
 CUT_SECONDS = 5
 """services/runtime/server.py allows these after the grace."""
 
@@ -95,6 +100,13 @@ def test_the_settings_are_the_services_own(
     (own,) = deployment["spec"]["template"]["spec"]["containers"]
     named = {variable["name"] for variable in own["env"] if variable["name"].startswith("ANTIPHON_")}
     assert named <= read.variables() | FOREIGN_VARIABLES.keys()
+
+
+def test_slots_are_what_the_cores_of_a_pod_play_in_time() -> None:
+    objects = render.overlay("production-cpu")
+    (own,) = of_kind(objects, "Deployment")["generator"]["spec"]["template"]["spec"]["containers"]
+    assert own["resources"]["requests"]["cpu"] == own["resources"]["limits"]["cpu"] == str(MEASURED_CORES)
+    assert settings(objects, "generator")["ANTIPHON_SLOTS"] == str(most_slots(Curve(MEASURED_STEPS)))
 
 
 def grace(deployment: Document) -> int:

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
-
 import pytest
 
 from tests.bench.capacity import most_slots, simulate
 from tests.bench.capacity.autoscaler import Autoscaler, quantity
-from tests.bench.capacity.fleet import Fleet, Settings, Traffic
-from tests.bench.capacity.pods import FIRST_STEPS, Curve, Piece, Pod
-
-
-def run(pod_arguments: dict[str, object], pieces: list[Piece]) -> list[Piece]:
-    """One pod that is sent pieces at their times."""
-    events: list[tuple[float, int, Pod]] = []
-    pod = Pod(schedule=lambda time, one, version: heapq.heappush(events, (time, version, one)), **pod_arguments)  # type: ignore[arg-type]
-    waiting = sorted(pieces, key=lambda piece: piece.arrival)
-    while waiting or events:
-        if waiting and (not events or waiting[0].arrival <= events[0][0]):
-            piece = waiting.pop(0)
-            pod.submit(piece, piece.arrival)
-        else:
-            time, version, one = heapq.heappop(events)
-            one.wake(time, version)
-    return pieces
+from tests.bench.capacity.fleet import Balancer, Fleet, Scrapes, Settings, Traffic
+from tests.bench.capacity.pods import FIRST_STEPS, Curve, Piece, Pod, alone
 
 
 def test_the_curve_goes_through_its_points_and_on() -> None:
@@ -40,22 +23,21 @@ def test_a_curve_that_can_not_be_is_refused(points: dict[int, float]) -> None:
 
 
 def test_one_stream_takes_its_steps() -> None:
-    (piece,) = run({"curve": Curve({1: 10.0}), "slots": 1, "queue_limit": 0}, [Piece(1.0, 100)])
+    (piece,) = alone([Piece(1.0, 100)], Curve({1: 10.0}), slots=1, queue_limit=0)
     assert piece.first_audio == pytest.approx(1.0 + FIRST_STEPS * 0.01)
     assert piece.end == pytest.approx(2.0)
 
 
 def test_two_streams_slow_each_other_only_while_both_run() -> None:
     curve = Curve({1: 10.0, 2: 20.0})
-    first, second = run({"curve": curve, "slots": 2, "queue_limit": 0}, [Piece(0.0, 100), Piece(0.5, 100)])
+    first, second = alone([Piece(0.0, 100), Piece(0.5, 100)], curve, slots=2, queue_limit=0)
     # Half a second alone is 50 steps; the other 50 take 20 ms each; the second then has 50 left, alone again.
     assert first.end == pytest.approx(1.5)
     assert second.end == pytest.approx(2.0)
 
 
 def test_who_finds_no_slot_waits_for_one() -> None:
-    pieces = [Piece(0.0, 100) for _ in range(3)]
-    run({"curve": Curve({1: 10.0}), "slots": 1, "queue_limit": 2}, pieces)
+    pieces = alone([Piece(0.0, 100) for _ in range(3)], Curve({1: 10.0}), slots=1, queue_limit=2)
     assert sorted(piece.end or 0 for piece in pieces) == pytest.approx([1.0, 2.0, 3.0])
     assert sorted(piece.first_audio or 0 for piece in pieces) == pytest.approx([0.12, 1.12, 2.12])
 
@@ -69,6 +51,32 @@ def test_a_loaded_pod_is_a_queue_with_processor_sharing() -> None:
     fleet.run(20_000, seed=3)
     times = [piece.end - piece.arrival for piece in fleet._pieces if piece.end is not None]
     assert sum(times) / len(times) == pytest.approx(1.0 / (1 - 0.5), rel=0.1)
+
+
+def test_the_edge_gives_to_whoever_has_least_and_forgets_who_left() -> None:
+    def pod() -> Pod:
+        return Pod(Curve({1: 10.0}), 2, 8, lambda *_: None)
+
+    edge, first, second = Balancer(), pod(), pod()
+    edge.add(first)
+    edge.add(second)
+    for _ in range(3):
+        least = edge.least()
+        least.submit(Piece(0.0, 100), 0.0)
+        edge.update(least)
+    assert sorted([first.load, second.load]) == [1, 2]
+    edge.remove(min(first, second, key=lambda one: one.load))
+    assert edge.least().load == 2
+
+
+def test_a_minute_of_scrapes_says_how_long_who_comes_will_wait() -> None:
+    pod, scrapes = Pod(Curve({1: 10.0}), 1, 40, lambda *_: None), Scrapes()
+    pod.waiting.extend(Piece(0.0, 100) for _ in range(6))
+    for second in range(0, 120, 5):
+        pod.served = second // 5
+        scrapes.take(pod)
+    # Six wait, and one is served every five seconds.
+    assert scrapes.queue_wait_seconds == pytest.approx(30.0)
 
 
 def test_quantities() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.capacity import check
 from tests.bench.capacity.autoscaler import MANIFEST, Autoscaler
 from tests.bench.capacity.fleet import DAY_SECONDS, Day, Fleet, Settings, Traffic
 from tests.bench.capacity.pods import FRAME_SECONDS, Curve
@@ -32,6 +33,7 @@ HEADROOM = 0.75
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="file", type=Path, help="JSON that `tests.bench generator` printed")
+    source.add_argument("--check", action="store_true", help="hold the simulator to a real replica of the tiny model")
     source.add_argument("--curve", type=_curve, help="streams and milliseconds of a step, as 1:15.3,8:40")
     parser.add_argument("--loop", default="ours_int8", help="of the JSON (default: ours_int8)")
     parser.add_argument("--slots", type=int, help="of a pod (default: the most whose step is within the budget)")
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pieces", type=float, default=4.0, help="that each asks for in a day (default: 4)")
     parser.add_argument("--piece-seconds", type=float, default=30.0, help="of each piece (default: 30)")
     parser.add_argument("--hours", type=float, default=24.0, help="of the day, from midnight (default: 24)")
+    parser.add_argument("--checked", type=int, default=80, help="pieces of --check (default: 80)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -55,6 +58,9 @@ class Row:
 
 def run(arguments: argparse.Namespace) -> None:
     """Simulate, print a table and, as the last line, one JSON object."""
+    if arguments.check:
+        _check(arguments)
+        return
     milliseconds = arguments.curve or read(arguments.file, arguments.loop)
     curve = Curve(milliseconds)
     slots = arguments.slots or most_slots(curve)
@@ -104,6 +110,16 @@ def read(path: Path, loop: str) -> dict[int, float]:
     """Return streams → milliseconds from the last line of what `tests.bench generator` printed."""
     facts = json.loads(path.read_text().strip().splitlines()[-1])
     return {int(count): figures["ms_per_step"] for count, figures in facts[loop].items()}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    facts = check.measure(arguments.checked, arguments.seed)
+    table = Table("mean seconds to", "predicted", "measured", "error")
+    for name, told in (("first", "the first audio"), ("end", "the end of the piece")):
+        each = facts[name]
+        table.add_row(told, f"{each['predicted']:.3f}", f"{each['measured']:.3f}", f"{each['error']:+.1%}")
+    Console().print(table)
+    print(json.dumps(facts))
 
 
 def _facts(row: Row, hours: float) -> dict[str, Any]:

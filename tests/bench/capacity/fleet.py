@@ -75,6 +75,63 @@ class Day:
         return self.first_audio[min(len(self.first_audio) - 1, int(quantile * len(self.first_audio)))]
 
 
+class Balancer:
+    """The edge: it looks at every ready replica and gives to the one with the least to do.
+
+    Replicas of the same load lie together, so that the least is found without a look at thousands.
+    """
+
+    def __init__(self) -> None:
+        self._by_load: list[dict[Pod, None]] = []
+        self._load: dict[Pod, int] = {}
+
+    def add(self, pod: Pod) -> None:
+        """Take in a replica."""
+        self._put(pod)
+
+    def remove(self, pod: Pod) -> None:
+        """Send nothing more to a replica."""
+        del self._by_load[self._load.pop(pod)][pod]
+
+    def update(self, pod: Pod) -> None:
+        """Note that the load of a replica may have changed; of one that is not here nothing is noted."""
+        known = self._load.get(pod)
+        if known is not None and known != pod.load:
+            del self._by_load[known][pod]
+            self._put(pod)
+
+    def least(self) -> Pod:
+        """Return the replica with the least to do."""
+        return next(iter(next(filter(None, self._by_load))))
+
+    def _put(self, pod: Pod) -> None:
+        while len(self._by_load) <= pod.load:
+            self._by_load.append({})
+        self._by_load[pod.load][pod] = None
+        self._load[pod] = pod.load
+
+
+class Scrapes:
+    """What Prometheus knows of a replica: the last minute of those who wait and those who were served."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, int]] = deque()
+        self._waiting = 0
+
+    def take(self, pod: Pod) -> None:
+        """Scrape."""
+        if len(self._samples) > RATE_SECONDS / SCRAPE_SECONDS:
+            self._waiting -= self._samples.popleft()[0]
+        self._samples.append((len(pod.waiting), pod.served))
+        self._waiting += len(pod.waiting)
+
+    @property
+    def queue_wait_seconds(self) -> float:
+        """Those who wait, by those who are served in a second."""
+        served = (self._samples[-1][1] - self._samples[0][1]) / RATE_SECONDS
+        return self._waiting / len(self._samples) / max(served, 1 / RATE_SECONDS)
+
+
 class Fleet:
     """Runs a day. With an autoscaler of None the replicas stay `replicas`."""
 
@@ -82,12 +139,15 @@ class Fleet:
         self._settings = settings
         self._traffic = traffic
         self._autoscaler = autoscaler
-        self._events: list[tuple[float, int, int, Pod | None]] = []
+        self._events: list[tuple[float, int, int, Pod]] = []
         self._number = 0
-        self._ready: list[Pod] = [self._pod() for _ in range(replicas)]
+        self._ready: list[Pod] = []
+        self._edge = Balancer()
+        self._scrapes: dict[Pod, Scrapes] = {}
+        for _ in range(replicas):
+            self._join()
         self._coming: deque[float] = deque()
         self._leaving: list[Pod] = []
-        self._scrapes: dict[Pod, deque[tuple[int, int]]] = {}
         self._pieces: list[Piece] = []
         self._rejected = 0
         self._replica_seconds = 0.0
@@ -107,8 +167,8 @@ class Fleet:
                 arrival = next(arrivals, None)
             elif self._events and self._events[0][0] <= tick:
                 now, version, _, pod = heapq.heappop(self._events)
-                if pod is not None:
-                    pod.wake(now, version)
+                if pod.wake(now, version):
+                    self._edge.update(pod)
             else:
                 if tick >= seconds:
                     break
@@ -118,22 +178,25 @@ class Fleet:
         behind = self._behind_seconds / self._stream_seconds if self._stream_seconds else 0.0
         return Day(len(self._pieces) + self._rejected, self._rejected, heard, self._replica_seconds, self._most, behind)
 
-    def _pod(self) -> Pod:
+    def _join(self) -> None:
         settings = self._settings
-        return Pod(settings.curve, settings.slots, settings.queue_limit, self._schedule, settings.prepare_seconds)
+        pod = Pod(settings.curve, settings.slots, settings.queue_limit, self._schedule, settings.prepare_seconds)
+        self._ready.append(pod)
+        self._scrapes[pod] = Scrapes()
+        self._edge.add(pod)
 
     def _schedule(self, time: float, pod: Pod, version: int) -> None:
         self._number += 1
         heapq.heappush(self._events, (time, version, self._number, pod))
 
     def _submit(self, piece: Piece, now: float) -> None:
-        # The edge looks at every replica, and tries the others when one is full.
-        pod = min(self._ready, key=lambda one: one.load)
+        pod = self._edge.least()
         if pod.full:
             self._rejected += 1
             return
         self._pieces.append(piece)
         pod.submit(piece, now)
+        self._edge.update(pod)
 
     def _tick(self, now: float) -> None:
         """A scrape, and every third time the autoscaler."""
@@ -147,12 +210,12 @@ class Fleet:
         self._leaving = [pod for pod in self._leaving if pod.load]
         while self._coming and self._coming[0] <= now:
             self._coming.popleft()
-            self._ready.append(self._pod())
-        for pod in self._ready:
-            samples = self._scrapes.setdefault(pod, deque(maxlen=int(RATE_SECONDS / SCRAPE_SECONDS) + 1))
-            samples.append((len(pod.waiting), pod.served))
-        if self._autoscaler is not None and now % SYNC_SECONDS == 0:
-            self._scale(now, self._autoscaler)
+            self._join()
+        if self._autoscaler is not None:
+            for pod in self._ready:
+                self._scrapes[pod].take(pod)
+            if now % SYNC_SECONDS == 0:
+                self._scale(now, self._autoscaler)
 
     def _scale(self, now: float, autoscaler: Autoscaler) -> None:
         replicas = len(self._ready) + len(self._coming)
@@ -164,7 +227,8 @@ class Fleet:
             else:
                 # It takes nothing new and ends what it has.
                 pod = self._ready.pop()
-                self._scrapes.pop(pod, None)
+                self._edge.remove(pod)
+                del self._scrapes[pod]
                 self._leaving.append(pod)
         self._most = max(self._most, wanted)
 
@@ -172,10 +236,8 @@ class Fleet:
         """The three of docs/metrics.md, by pod."""
         used, wait, step = [], [], []
         for pod in self._ready:
-            samples = self._scrapes[pod]
             used.append(pod.running / pod.slots)
-            served = (samples[-1][1] - samples[0][1]) / RATE_SECONDS
-            wait.append(sum(sample[0] for sample in samples) / len(samples) / max(served, 1 / RATE_SECONDS))
+            wait.append(self._scrapes[pod].queue_wait_seconds)
             step.append(self._settings.curve(pod.running) / FRAME_SECONDS if pod.running else 0.0)
         return {
             "antiphon_slots_used_ratio": used,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 FRAME_SECONDS = 0.020
@@ -132,3 +132,22 @@ class Pod:
         if self._marks:
             seconds = max(0.0, (self._marks[0][0] - self._clock) * self.curve(self.running))
             self.schedule(now + seconds, self, self.version)
+
+
+def alone(
+    pieces: Sequence[Piece], curve: Curve, slots: int, queue_limit: int, prepare_seconds: float = 0.0
+) -> Sequence[Piece]:
+    """Play pieces, in the order of their arrival, to one replica; return them with what became of them."""
+    calls: list[tuple[float, int]] = []
+
+    def schedule(moment: float, _: Pod, version: int) -> None:
+        heapq.heappush(calls, (moment, version))
+
+    pod = Pod(curve, slots, queue_limit, schedule, prepare_seconds)
+    for piece in pieces:
+        while calls and calls[0][0] < piece.arrival:
+            pod.wake(*heapq.heappop(calls))
+        pod.submit(piece, piece.arrival)
+    while calls:
+        pod.wake(*heapq.heappop(calls))
+    return pieces
