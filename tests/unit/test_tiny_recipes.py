@@ -110,7 +110,8 @@ def test_the_loss_is_that_of_audiocraft(data: Path, codec: Path, tmp_path: Path)
     trainer = train_lm.Trainer(Sounds(data), codec, tmp_path, "cpu", 200, checkpoints.SOUND_LM_CONFIG, 1e-3)
     trainer.ready = [np.arange(3, CLIPS)]
     trainer.model.eval()
-    codes, _ = trainer.batch(1)
+    codes, _, beats = trainer.batch(1)
+    assert not any(beats)
     texts = ["rain"] * len(codes)
     with torch.inference_mode():
         own = trainer.losses(codes, texts)

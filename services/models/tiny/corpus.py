@@ -16,6 +16,8 @@ from .compose import BEAT_FRAMES, INSTRUMENTS, MODES, PATTERNS, Piece
 from .sounds import KINDS, PACES, Sound
 
 FRAME_RATE_HZ = 50
+LONGEST_HALF_BEAT = max(BEAT_FRAMES) // 2
+"""In frames."""
 HELD_OUT = 160
 """The first clips of every corpus are never trained on; fewer where there are few."""
 
@@ -35,6 +37,9 @@ class Corpus(Protocol):
 
     def starts(self, index: int, frames: int) -> list[int]:
         """Return the frames at which a crop of so many frames may begin; the first is 0."""
+
+    def half_beat(self, index: int) -> int:
+        """Return the frames of half a beat, 0 where nothing beats."""
 
 
 class Music:
@@ -64,6 +69,9 @@ class Music:
     def starts(self, index: int, frames: int) -> list[int]:
         return list(range(0, max(0, self.codes.shape[2] - frames) + 1, 4 * self.pieces[index].beat_frames))
 
+    def half_beat(self, index: int) -> int:
+        return self.pieces[index].beat_frames // 2
+
 
 class Sounds:
     """Everyday sounds. A crop begins at any half second."""
@@ -84,6 +92,9 @@ class Sounds:
 
     def starts(self, index: int, frames: int) -> list[int]:
         return list(range(0, self.codes.shape[2] - frames + 1, FRAME_RATE_HZ // 2))
+
+    def half_beat(self, index: int) -> int:
+        return 0
 
 
 Drawn = TypeVar("Drawn", Piece, Sound)
