@@ -46,7 +46,7 @@ from . import checkpoints, sound_captions, text_encoder
 from .corpus import FRAME_RATE_HZ, LONGEST_HALF_BEAT, Corpus, Music, Sounds, split
 
 CODEBOOK_WEIGHTS = (0.4, 0.28, 0.18, 0.14)
-CROP_SECONDS = ((2.0, 2.0, 2.0, 5.0), (2.0, 2.0, 5.0, 2.0, 2.0, 10.0, 2.0, 20.0))
+CROP_SECONDS = ((2.0, 2.0, 2.0, 5.0, 10.0), (2.0, 2.0, 5.0, 2.0, 10.0, 2.0, 20.0))
 """Of each batch in turn, in the first and in the second half of the training. What the text decides is settled in the
 first beats; what comes later can be told from what was heard. Short crops hold more of the former."""
 CLOCK_WEIGHT = 0.5
