@@ -2,6 +2,7 @@
 import { AntiphonError, ModelKind, type Client, type Generation, type ModelInfo, type Started } from "@antiphon/client";
 
 import { button, byId, clock, complain, input, make, output, say } from "./dom.js";
+import { suggest } from "./ideas.js";
 import { Player } from "./player.js";
 import { Score } from "./score.js";
 import { link, Take, type Recipe } from "./takes.js";
@@ -54,12 +55,6 @@ export class PlayPanel {
       input(name).addEventListener("input", () => {
         this.#show();
         if (DRAWN.includes(name)) this.#updateSoon();
-      });
-    }
-    for (const chip of document.querySelectorAll<HTMLButtonElement>("#ideas button")) {
-      chip.addEventListener("click", () => {
-        byId("prompt", HTMLTextAreaElement).value = chip.textContent ?? "";
-        if (this.#state !== "idle") void this.#bend();
       });
     }
     this.#show();
@@ -295,10 +290,14 @@ export class PlayPanel {
     return this.#models.find(({ name }) => name === byId("model", HTMLSelectElement).value) ?? this.#models[0];
   }
 
-  /** Keeps the sliders in what the model takes. */
+  /** Keeps the sliders and the ideas to what the model takes. */
   #limit(): void {
     const model = this.#model();
     if (!model) return;
+    suggest(model.kind, (idea) => {
+      byId("prompt", HTMLTextAreaElement).value = idea;
+      if (this.#state !== "idle") void this.#bend();
+    });
     const longest = Number(model.maxDuration?.seconds ?? 30n) || 30;
     input("length").max = String(Math.min(120, longest));
     input("top-k").max = String(Math.min(500, model.codebookSize));
