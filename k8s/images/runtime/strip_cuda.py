@@ -3,7 +3,7 @@
 PyPI has PyTorch for Linux only with CUDA: 3 GB of libraries that a CPU never calls, but that the loader wants to find.
 What is removed here leaves small libraries of the same names in its place, with just the symbols that the rest of
 PyTorch refers to. Whoever calls one is ended by an illegal instruction; nobody does, because CUDA's own runtime stays
-(0.7 MB) and says that there is no device.
+(0.7 MB) and says that there is no device. The few that are called while packages are imported have an answer.
 
 Needs binutils and a C compiler, and is run while an image is built. A CPU build of PyTorch has none of these libraries
 and needs no stand-ins: then only what lies beside it goes. torchaudio's compiled part goes too, since it is linked to
@@ -35,6 +35,8 @@ SYSTEM = ("libstdc++.so.6", "libc.so.6", "libm.so.6", "libgcc_s.so.1")
 PACKAGES = ("nvidia*", "triton", "triton-*", "cuda", "cuda_*", "cuda-*")
 REFERENCES = {"_ZN4c10d15get_gil_checkerEv"}
 """Functions that PyTorch calls while it is imported: each returns a reference to a variable, which it then sets."""
+NEGATIVES = {"_ZN3sdp28is_flash_attention_availableEv"}
+"""Questions that xformers asks while it is imported: the answer is no."""
 DATA = set("BbDdGgRrSsVv")
 """What nm calls symbols that are not functions."""
 
@@ -113,6 +115,7 @@ def stub(library: Path, needed: dict[str, tuple[str, str]]) -> Path:
             lines += [f"{name}: .zero 256"]
         else:
             body = "lea variable(%rip), %rax; ret" if name in REFERENCES else "ud2"
+            body = "xor %eax, %eax; ret" if name in NEGATIVES else body
             lines += [".text", f".globl {name}", f".type {name}, @function", f"{name}: {body}"]
     source = library.with_name(f"{library.name}.s")
     lines += [".local variable", ".comm variable, 64, 16"]
