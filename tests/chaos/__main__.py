@@ -21,6 +21,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
+from services.stack.ports import SERVICES
 from services.stack.stack import CHANNEL_OPTIONS
 from tests.chaos.fleet import Fleet, Replica
 from tests.chaos.load import Listeners, Tally, pieces
@@ -131,13 +132,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Inject faults under load.")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts of the faults' names, with commas")
+    parser.add_argument(
+        "--services", type=lambda text: text.split(","), default=[*SERVICES], help="that have replicas (default: all)"
+    )
     arguments = parser.parse_args()
     chosen = {
         name: fault
         for name, fault in FAULTS.items()
         if not arguments.only or any(part in name for part in arguments.only)
     }
-    with tempfile.TemporaryDirectory() as folder, Fleet(Path(folder)) as fleet:
+    with tempfile.TemporaryDirectory() as folder, Fleet(Path(folder), arguments.services) as fleet:
         facts = run(fleet, chosen)
     print(json.dumps(facts))
     return 0 if facts["passed"] else 1

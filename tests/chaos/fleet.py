@@ -21,7 +21,7 @@ from services.stack import edge
 from services.stack.ports import HOST, SERVICES, Ports
 from services.stack.stack import CHANNEL_OPTIONS, ROOT
 
-START_SECONDS = 400.0
+START_SECONDS = 600.0
 
 
 @dataclass
@@ -162,9 +162,12 @@ class Envoy:
 
 
 class Fleet:
-    """All of it. As a context manager: starts, waits until all are well through Envoy, stops."""
+    """All of it. As a context manager: starts, waits until all are well through Envoy, stops.
 
-    def __init__(self, folder: Path) -> None:
+    `services` are those that have replicas; Envoy has clusters for the others too, with no host that answers.
+    """
+
+    def __init__(self, folder: Path, services: Sequence[str] = tuple(SERVICES)) -> None:
         first, second = Ports.free(), Ports.free()
         # A short grace for the generator, so that streams are cut and have to go on elsewhere; codec streams can't.
         own = {
@@ -175,9 +178,10 @@ class Fleet:
         self.replicas = [
             Replica(name, ports.services[name], own[name], folder / f"{name}{number}.log")
             for number, ports in enumerate((first, second))
-            for name in SERVICES
+            for name in services
         ]
-        clusters = {name: [(HOST, one.port) for one in self.of(name)] for name in SERVICES}
+        self._services = {name: SERVICES[name] for name in services}
+        clusters = {name: [(HOST, ports.services[name]) for ports in (first, second)] for name in SERVICES}
         self.envoy = Envoy(folder, clusters)
 
     def of(self, service: str) -> list[Replica]:
@@ -208,7 +212,7 @@ class Fleet:
         deadline = time.monotonic() + START_SECONDS
         with grpc.insecure_channel(self.envoy.address, CHANNEL_OPTIONS) as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            for name, service in SERVICES.items():
+            for name, service in self._services.items():
                 while True:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"{name} does not answer through Envoy")
