@@ -22,6 +22,7 @@ from services.stack.ports import HOST, SERVICES, Ports
 from services.stack.stack import CHANNEL_OPTIONS, ROOT
 
 START_SECONDS = 600.0
+DRAIN_SECONDS = 240.0
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Replica:
         assert self.process is not None
         self.asked.add(self.process.pid)
         self.process.terminate()
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=DRAIN_SECONDS)
 
     @property
     def deaths(self) -> int:
@@ -103,7 +104,9 @@ class Envoy:
             edge.render(edge.configuration(), edge=(HOST, self.port), admin=(HOST, admin), clusters=self._clusters)
         )
         with (self._folder / "envoy.log").open("ab") as log:
-            self.processes.append(subprocess.Popen(edge.command(config), stdout=log, stderr=log))
+            # Else a draining Envoy takes new connections for ten minutes, and under load never has none.
+            command = [*edge.command(config), "--drain-time-s", "3"]
+            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         self._admins.append(admin)
         self._wait(lambda: b"LIVE" in self._admin("GET", "/ready"))
 
@@ -112,7 +115,7 @@ class Envoy:
         old, admin = self.processes[-1], self._admins[-1]
         self.start()
         self._admin("POST", "/drain_listeners?graceful", admin)
-        self._wait(lambda: self._active(admin) == 0, 120)
+        self._wait(lambda: self._active(admin) == 0, DRAIN_SECONDS)
         self.asked.add(old.pid)
         old.terminate()
         old.wait(timeout=30)
@@ -158,7 +161,7 @@ class Envoy:
                 if condition():
                     return
             time.sleep(0.1)
-        raise TimeoutError("Envoy")
+        raise TimeoutError(f"Envoy: not in {seconds:.0f} s")
 
 
 class Fleet:
