@@ -17,6 +17,7 @@ far in an hour:
   second beat, and 3,000 pieces are soon known by heart;
 - a second head tells from the same vectors how many frames it is to the next half beat. Of the codes' loss the tempo
   is a hundredth; of this one it is all, and every frame counts;
+- some of the codes it is given are wrong, as some of its own will be;
 - crops are short at first; later ones are as long as the model claims, so that every position has been trained;
 - what is written in the end is a running mean of the weights.
 
@@ -50,6 +51,9 @@ CROP_SECONDS = ((2.0, 2.0, 2.0, 5.0, 10.0), (2.0, 2.0, 5.0, 2.0, 10.0, 2.0, 20.0
 """Of each batch in turn, in the first and in the second half of the training. What the text decides is settled in the
 first beats; what comes later can be told from what was heard. Short crops hold more of the former."""
 CLOCK_WEIGHT = 0.5
+WRONG_SHARE = 0.25
+"""Of the codes that the model is given, at most. What it samples is never quite what a codec would have made: a model
+that has only seen the codec's own codes loses the beat, and itself, over the first that are not."""
 MEAN_DECAY = 0.998
 REPORT_STEPS = 250
 
@@ -131,8 +135,11 @@ class Trainer:
         sequence = codes.new_full((count, books, frames + 1), self.model.special_token_id)
         for book in range(books):
             sequence[:, book, 1 + book :] = codes[:, book, : frames - book]
+        inputs = sequence[:, :, :-1]
+        if self.model.training:
+            inputs = self._disturbed(inputs)
         with torch.autocast(self.device, torch.bfloat16):
-            logits = self.model(sequence[:, :, :-1], attributes)
+            logits = self.model(inputs, attributes)
         parts = []
         for book in range(books):
             predicted, targets = logits[:, book, book:], sequence[:, book, 1 + book :]
@@ -140,6 +147,14 @@ class Trainer:
                 functional.cross_entropy(predicted.reshape(-1, predicted.shape[-1]).float(), targets.flatten())
             )
         return torch.stack(parts)
+
+    def _disturbed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Put codes of other clips, or of other times, in place of up to WRONG_SHARE of each sequence's."""
+        count, _, steps = inputs.shape
+        strange = inputs[torch.randperm(count, device=inputs.device)].roll(int(torch.randint(steps, ())), 2)
+        share = WRONG_SHARE * torch.rand(count, 1, 1, device=inputs.device)
+        codes = (inputs != self.model.special_token_id) & (strange != self.model.special_token_id)
+        return torch.where(codes & (torch.rand(inputs.shape, device=inputs.device) < share), strange, inputs)
 
     def clock_loss(self, half_beats: list[int]) -> torch.Tensor:
         """Return the cross-entropy of how many frames it is to the next half beat, for the last codes of `losses`.

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     for listeners in arguments.listeners:
         traffic = Traffic(listeners, arguments.pieces, arguments.piece_seconds)
         rows.append(simulate(settings, traffic, arguments.hours * 3600, arguments.seed))
-    Console().print(_table(rows, slots, arguments))
+    Console(width=120).print(_table(rows, slots, arguments))
     facts = {
         "curve_ms": milliseconds,
         "slots": slots,
