@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--curve", type=_curve, help="streams and milliseconds of a step, as 1:15.3,8:40")
     parser.add_argument("--loop", default="ours_int8", help="of the JSON (default: ours_int8)")
     parser.add_argument("--slots", type=int, help="of a pod (default: the most whose step is within the budget)")
-    parser.add_argument("--warm-up", type=float, default=20.0, help="seconds until a new pod serves (default: 20)")
+    parser.add_argument("--warm-up", type=float, default=25.0, help="seconds until a new pod serves (default: 25)")
     parser.add_argument("--listeners", type=_numbers, default=LISTENERS, help="default: 10 to 1,000,000")
     parser.add_argument("--pieces", type=float, default=4.0, help="that each asks for in a day (default: 4)")
     parser.add_argument("--piece-seconds", type=float, default=30.0, help="of each piece (default: 30)")
