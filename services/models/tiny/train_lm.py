@@ -29,10 +29,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +41,8 @@ from torch.nn import functional
 
 from services.models.checkpoint import CODEC_FILE, LM_FILE
 
-from . import checkpoints, sound_captions, text_encoder
+from . import checkpoints
+from .beginnings import build_text_encoder, plain_attention, start_codes_alike
 from .corpus import FRAME_RATE_HZ, LONGEST_HALF_BEAT, Corpus, Music, Sounds, split
 
 CODEBOOK_WEIGHTS = (0.4, 0.28, 0.18, 0.14)
@@ -75,7 +74,7 @@ class Trainer:
         self.corpus, self.openings, self.out, self.device = corpus, openings, out, device
         self.batch_frames, self.config, self.rate = batch_frames, config, rate
         self.model = checkpoints.build_lm(out / "text_encoder", plain_attention(config, device), device)
-        _like_codes_alike(self.model, codec)
+        start_codes_alike(self.model, codec)
         # What the text encoder was taught is lost at a language model's learning rate, and is enough.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".t5." not in name)
@@ -264,47 +263,6 @@ class Trainer:
         checkpoints.save(self.out / LM_FILE, config, self.mean, half=True)
 
 
-def plain_attention(config: str, device: str) -> str:
-    """Return a configuration of the same weights whose attention is made of matrix products.
-
-    On a CPU the backward pass of PyTorch's fused attention takes half of a step at these sizes, and over ten times as
-    long as the products.
-    """
-    if device != "cpu":
-        return config
-    return config.replace("custom: false", "custom: true").replace("memory_efficient: true", "memory_efficient: false")
-
-
-@torch.no_grad()
-def _like_codes_alike(lm: Any, codec: Path) -> None:
-    """Start the vectors of codes, in and out, as random projections of the codec's entries, with some noise."""
-    state = torch.load(codec / CODEC_FILE, map_location="cpu", weights_only=True)["best_state"]
-    for tables in (lm.emb, lm.linears):
-        for book, table in enumerate(tables):
-            entries = state[f"quantizer.vq.layers.{book}._codebook.embed"].float()
-            entries = (entries - entries.mean(0)) / entries.std()
-            projected = entries @ torch.randn(entries.shape[1], lm.dim) / math.sqrt(entries.shape[1])
-            weight = table.weight[: len(entries)]
-            spread = float(weight.std())
-            weight.copy_(0.8 * spread * projected.to(weight) + 0.6 * weight)
-
-
-def _build_text_encoder(corpus: Corpus, folder: Path) -> None:
-    if isinstance(corpus, Music):
-        text_encoder.build(folder)
-    else:
-        lines = [corpus.caption(index, index) for index in range(len(corpus.codes))]
-        text_encoder.build(folder, words=sound_captions.words(), lines=lines)
-    held_out = split(len(corpus.codes))
-
-    def described(number: int) -> tuple[str, Sequence[int]]:
-        index = held_out + number % (len(corpus.codes) - held_out)
-        return corpus.caption(index, number), corpus.attributes(index)
-
-    loss = text_encoder.teach(folder, described, corpus.sizes)
-    print(json.dumps({"text_encoder_loss": round(loss, 3)}), flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=("music", "sound"), default="music")
@@ -324,7 +282,7 @@ def main() -> None:
     corpus, openings = kind(options.data), kind(options.openings) if options.openings else None
     config = checkpoints.LM_CONFIG if options.kind == "music" else checkpoints.SOUND_LM_CONFIG
     if not (options.out / "text_encoder").exists():
-        _build_text_encoder(corpus, options.out / "text_encoder")
+        build_text_encoder(corpus, options.out / "text_encoder")
     trainer = Trainer(
         corpus, options.codec, options.out, options.device, options.batch_frames, config, options.rate, openings
     )
