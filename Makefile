@@ -101,7 +101,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VARIANT ?= cpu
 TAG = $(VERSION)$(if $(filter cuda,$(VARIANT)),-cuda)
 BUILD = $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
-BUILD_FLAGS ?=
+# In the other format podman and buildah pass over SHELL, and with it pipefail.
+BUILD_FLAGS ?= $(if $(filter docker,$(notdir $(BUILD))),,--format docker)
 BUILD_IMAGE = $(BUILD) build $(BUILD_FLAGS) --build-arg VERSION=$(VERSION) \
   --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null)
 

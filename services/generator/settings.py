@@ -13,6 +13,7 @@ class GeneratorSettings(ModelSettings):
     """What `python -m services.generator` reads from the environment."""
 
     own_ports: ClassVar[tuple[int, int]] = (50051, 9101)
+    own_models: ClassVar[tuple[str, ...]] = ("tiny", "tiny-sound")
 
     slots: int = Field(default=8, ge=1, le=256, description="Streams that are made at the same time, a model.")
     queue_limit: int = Field(default=32, ge=0, description="Requests that may wait for a slot, a model.")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 LM_FILE = "state_dict.bin"
 CODEC_FILE = "compression_state_dict.bin"
-EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "music"}
+EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "music", "tiny-sound": Path(__file__).parent / "tiny" / "sound"}
 
 
 class CheckpointError(Exception):

@@ -38,7 +38,7 @@ logging.getLogger("xformers").setLevel(logging.ERROR)
 logging.getLogger("audiocraft").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
 
-LICENSES = {"tiny": "MIT"}
+LICENSES = dict.fromkeys(EMBEDDED, "MIT")
 MODES = ("continuation", "melody", "extension", "mixing", "stepwise")
 """What a generator may do: go on from audio, keep a melody, pass its window, take several prompts at once and others
 in mid-stream, and send audio while it is made; what can be resumed or has no end needs that."""

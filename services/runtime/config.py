@@ -145,9 +145,11 @@ class ModelSettings(ServiceSettings):
 
     own_ports: ClassVar[tuple[int, int]]
     """Default ports of gRPC and of the metrics."""
+    own_models: ClassVar[tuple[str, ...]] = ("tiny",)
+    """Default of ``models``."""
 
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        default=("tiny",),
+        default=(),
         min_length=1,
         description="Models to load, the default first: names with commas between, or a JSON list.",
     )
@@ -156,9 +158,10 @@ class ModelSettings(ServiceSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_ports(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         grpc, metrics = cls.own_ports
-        return {"listen": f"127.0.0.1:{grpc}", "metrics_listen": f"127.0.0.1:{metrics}", **values}
+        own = {"listen": f"127.0.0.1:{grpc}", "metrics_listen": f"127.0.0.1:{metrics}", "models": cls.own_models}
+        return {**own, **values}
 
     @field_validator("models")
     @classmethod
