@@ -160,7 +160,7 @@ def test_health_tells_what_every_service_has(stack: Stack) -> None:
     health = web.call(stack, "GET", "/health").json
     assert health["status"] == "healthy"
     assert health["version"]
-    assert health["models"][:2] == ["tiny", "tiny"]
+    assert health["models"][:3] == ["tiny", "tiny-sound", "tiny"]
     assert health["discriminators"] == ["mpd", "msd", "msstftd"]
     assert health["unavailable"] == []
 
