@@ -176,7 +176,11 @@ def test_serve_of_the_client_alone_says_where_the_services_are(
     assert "this is the client alone" in told and "hint: clone" in told
 
 
-def test_completion_is_made_for_the_shell(cli: Cli, capfd: pytest.CaptureFixture[str]) -> None:
+def test_completion_is_made_for_the_shell(
+    cli: Cli, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # typer would look for the shell among the parents of this process, and find make's.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     with pytest.raises(SystemExit) as ended:
         cli("", "--show-completion", "bash")
     assert ended.value.code == 0

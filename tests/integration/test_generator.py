@@ -67,8 +67,9 @@ async def collect(stub: Any, message: Any) -> tuple[np.ndarray, list[Any]]:
 
 async def test_lists_the_embedded_model(stub: Any) -> None:
     models = (await stub.ListModels(generator_pb2.GeneratorServiceListModelsRequest())).models
-    assert [(m.name, m.is_default, m.sample_rate_hz, m.codebook_count) for m in models] == [("tiny", True, RATE, 4)]
-    assert models[0].digest and models[0].license == "MIT"
+    found = [(m.name, m.is_default, m.sample_rate_hz, m.codebook_count) for m in models]
+    assert found == [("tiny", True, RATE, 4), ("tiny-sound", False, 16_000, 4)]
+    assert all(model.digest and model.license == "MIT" for model in models)
 
 
 @pytest.mark.parametrize("cfg_coef", [3.0, 1.0])
