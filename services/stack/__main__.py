@@ -24,7 +24,7 @@ app = typer.Typer(help="Runs the generator, the codec, the analyzer and Envoy on
 console = Console()
 errors = Console(stderr=True)
 
-PROMPT = "a happy fast marimba melody, 120 bpm"
+PROMPT = "a happy piano melody in C major, 125 bpm"
 
 
 @app.command()
@@ -54,7 +54,7 @@ def up(
 def demo(
     prompt: Annotated[str, typer.Option(help="What to play.")] = PROMPT,
     duration: Annotated[float, typer.Option(help="Seconds to make.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same piece.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same piece.")] = 7,
     port: Annotated[int | None, typer.Option(help="Envoy's port; a free one by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for demo.wav and demo.png.")] = Path("out"),
 ) -> None:
