@@ -125,7 +125,7 @@ def test_the_autoscalers_query_is_slots_in_use_over_slots(stack: Stack, promethe
             expected = count / exported(stack, "antiphon_slots")
             # Within one scrape: the sample whose time is after this moment has to say so.
             now = time.time()
-            until(lambda now=now: (prometheus.value('timestamp(antiphon_slots{pod="generator-a"})') or 0) > now)
+            until(lambda now=now: (prometheus.value('min(timestamp(antiphon_slots{pod="generator-a"}))') or 0) > now)
             assert prometheus.value(query) == expected
     until(lambda: prometheus.value(query) == 0)
 
