@@ -1,4 +1,4 @@
-r"""Trains an embedded language model on the codes of rendered audio, its text encoder with it.
+r"""Trains an embedded language model on the codes of rendered audio, behind a text encoder that captions taught.
 
     python -m services.models.tiny.train_lm --codec out/tiny/codec --data out/tiny/data \
         --openings out/tiny/openings --out out/tiny/lm --minutes 80
