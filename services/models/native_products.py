@@ -110,8 +110,9 @@ class NativeQuantizer:
 
     def encode(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
         """Return codes ``[K, n]`` in the first ``count`` codebooks of vectors ``[n, D]``."""
-        rest = vectors.contiguous().clone()
-        codes = torch.empty(count, len(rest), dtype=torch.long)
-        addresses = rest.data_ptr(), codes.data_ptr()
-        self._library.codec_quantise(self._books, count, addresses[0], len(rest), addresses[1], torch.get_num_threads())
+        vectors, rows = vectors.contiguous(), len(vectors)
+        codes = torch.empty(count, rows, dtype=torch.long)
+        self._library.codec_quantise(
+            self._books, count, vectors.data_ptr(), rows, codes.data_ptr(), torch.get_num_threads()
+        )
         return codes

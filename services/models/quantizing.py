@@ -41,24 +41,19 @@ class Quantizer:
         return int(self._books[0].shape[0])
 
     def encode(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
-        """Return codes ``[B, K, T]`` in the first ``count`` codebooks of vectors ``[B, T, D]``."""
-        batch, steps, width = vectors.shape
-        rest = vectors.reshape(batch * steps, width)
+        """Return codes ``[K, T]`` in the first ``count`` codebooks of vectors ``[T, D]``."""
         count = min(count, len(self._books))
         if self._native:
-            return self._native.encode(rest, count).view(count, batch, steps).transpose(0, 1)
+            return self._native.encode(vectors, count)
         codes = []
         for book, scores in zip(self._books[:count], self._scores, strict=False):
-            code = scores(rest).argmax(dim=1)
-            rest = rest - functional.embedding(code, book)
-            codes.append(code.view(batch, steps))
-        return torch.stack(codes, dim=1)
+            codes.append(scores(vectors).argmax(dim=1))
+            vectors = vectors - functional.embedding(codes[-1], book)
+        return torch.stack(codes)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return vectors ``[B, T, D]`` of codes ``[B, K, T]``; K may be less than all codebooks."""
-        batch, count, steps = codes.shape
-        rows = codes.transpose(1, 2).reshape(batch * steps, count) + self._offsets[:count]
-        return functional.embedding_bag(rows, self._table, mode="sum").view(batch, steps, self._table.shape[1])
+        """Return vectors ``[T, D]`` of codes ``[K, T]``; K may be less than all codebooks."""
+        return functional.embedding_bag(codes.t() + self._offsets[: len(codes)], self._table, mode="sum")
 
 
 def quantizer_of(codec: Any) -> Quantizer:

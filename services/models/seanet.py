@@ -91,16 +91,16 @@ class Network:
                 inputs[index] = block[:, head.shape[1] :]
                 place.stream = self._native.enter(place) if place.received == self._start else None
             if place.stream is not None and inputs[index].shape[1]:
-                groups.setdefault((inputs[index].shape[1], place.stream.key()), []).append(index)
-        for (length, _), members in groups.items():
+                key = place.stream.key() if len(places) > 1 else b""
+                groups.setdefault((inputs[index].shape[1], key), []).append(index)
+        for members in groups.values():
             streams = [places[index].stream for index in members]
             # Piece by piece: what passes between the layers stays in the caches.
-            for start in range(0, length, self._piece):
-                made = self._native.push(streams, [inputs[index][:, start : start + self._piece] for index in members])
-                for row, index in enumerate(members):
-                    parts[index].append(made[row : row + 1])
-        empty = torch.zeros(1, 0, self._native.channels)
-        return [made[0] if len(made) == 1 else torch.cat(made or [empty], dim=1) for made in parts]
+            for pieces in zip(*(inputs[index].split(self._piece, dim=1) for index in members), strict=True):
+                made = self._native.push(streams, pieces)
+                for index, rows in zip(members, made.split(1), strict=True):
+                    parts[index].append(rows)
+        return [_joined(made, self._native.channels) for made in parts]
 
     def _push_together(self, places: list[Place], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         groups: dict[tuple[Any, ...], list[int]] = {}
@@ -115,6 +115,12 @@ class Network:
                 if len(members) > 1:
                     _take(places[index], merged, row)
         return outputs
+
+
+def _joined(parts: list[torch.Tensor], channels: int) -> torch.Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=1) if parts else torch.zeros(1, 0, channels)
 
 
 def first(holds: Callable[[int], bool]) -> int:

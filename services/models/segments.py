@@ -91,7 +91,7 @@ class SegmentedCodec:
                 scale = segment.mean(dim=0).pow(2).mean().sqrt() + 1e-8
                 segment = segment / scale
             vectors = self._encoder.run(segment.transpose(0, 1)[None].contiguous())
-            codes.append(self._quantizer.encode(vectors, session.codebook_count)[0])
+            codes.append(self._quantizer.encode(vectors[0], session.codebook_count))
             if self._segments.is_normalising:
                 scales += [float(scale)] * codes[-1].shape[1]
             rest = rest[:, self._segments.stride :]
@@ -107,7 +107,7 @@ class SegmentedCodec:
         while waiting.shape[1] >= self.segment_frames or (final and waiting.shape[1]):
             segment = waiting[:, : self.segment_frames]
             count = segment.shape[1]
-            samples = self._decoder.run(self._quantizer.decode(segment[None]))[0].transpose(0, 1)
+            samples = self._decoder.run(self._quantizer.decode(segment)[None])[0].transpose(0, 1)
             if self._segments.is_normalising:
                 samples = samples * tail.scales[0]
             made.append(self._faded(tail, samples))

@@ -81,7 +81,7 @@ class StreamingDecoder:
 
         No result depends on which streams share the call, where `services.models.packed` packs the weights.
         """
-        inputs = [self._quantizer.decode(block[None]) for block in codes]
+        inputs = [self._quantizer.decode(block).unsqueeze(0) for block in codes]
         outputs = _advance(self.network, states, inputs, finals)
         return [samples[0].transpose(0, 1).reshape(self._channels, -1) for samples in outputs]
 
@@ -133,10 +133,10 @@ class StreamingEncoder:
         finals: Sequence[bool],
     ) -> list[torch.Tensor]:
         """Do `encode` for several streams; as `StreamingDecoder.decode_many`."""
-        inputs = [block.transpose(0, 1)[None].contiguous() for block in audio]
+        inputs = [block.t().unsqueeze(0) for block in audio]
         vectors = _advance(self.network, states, inputs, finals)
         return [
-            self._quantizer.encode(rows, count)[0] if rows.shape[1] else torch.zeros(count, 0, dtype=torch.long)
+            self._quantizer.encode(rows[0], count) if rows.shape[1] else torch.zeros(count, 0, dtype=torch.long)
             for rows, count in zip(vectors, codebook_counts, strict=True)
         ]
 

@@ -97,11 +97,13 @@ def test_threads_change_no_bit(model: Any) -> None:
 def test_nearest_entries() -> None:
     generator = torch.Generator().manual_seed(0)
     books = [torch.randn(64, 16, generator=generator) * 0.7**index for index in range(3)]
-    vectors = torch.randn(1, 21, 16, generator=generator)
+    vectors = torch.randn(21, 16, generator=generator)
+    before = vectors.clone()
     quantizer = Quantizer(books)
     codes = quantizer.encode(vectors, 3)
-    rest = vectors[0].double()
-    for book, given in zip(books, codes[0], strict=True):
+    assert torch.equal(vectors, before)
+    rest = vectors.double()
+    for book, given in zip(books, codes, strict=True):
         distances = torch.cdist(rest, book.double())
         assert torch.equal(distances.argmin(dim=1), given)
         rest = rest - book[given].double()

@@ -282,21 +282,22 @@ struct Book {
   const float* entries;
 };
 
-// Codes [book][row] of vectors [row][dimension], which are left as what no book holds.
-extern "C" void codec_quantise(const Book* books, int64_t book_count, float* vectors, int64_t rows, int64_t* codes,
-                               int64_t threads) {
+// Codes [book][row] of vectors [row][dimension].
+extern "C" void codec_quantise(const Book* books, int64_t book_count, const float* vectors, int64_t rows,
+                               int64_t* codes, int64_t threads) {
   const int64_t dimension = books[0].scores.fan_in, wide = panels(books[0].scores);
 #pragma omp parallel num_threads((int)threads) if (threads > 1)
   {
-    std::vector<float> scores(ROWS * wide * LANES);
+    std::vector<float> scores(ROWS * wide * LANES), rests(ROWS * dimension);
     int64_t from, to;
     share_of(rows, omp_get_thread_num(), omp_get_num_threads(), from, to);
     for (int64_t row = from; row < to; row += ROWS) {
       const int64_t here = std::min<int64_t>(ROWS, to - row);
       const float* x[ROWS];
       float* y[ROWS];
+      std::copy_n(vectors + row * dimension, here * dimension, rests.begin());
       for (int64_t r = 0; r < here; r++) {
-        x[r] = vectors + (row + r) * dimension;
+        x[r] = rests.data() + r * dimension;
         y[r] = scores.data() + r * wide * LANES;
       }
       for (int64_t b = 0; b < book_count; b++) {
@@ -318,7 +319,7 @@ extern "C" void codec_quantise(const Book* books, int64_t book_count, float* vec
             if (tops[lane] > y[r][best] || (tops[lane] == y[r][best] && code < best)) best = code;
           }
           codes[b * rows + row + r] = best;
-          float* rest = vectors + (row + r) * dimension;
+          float* rest = rests.data() + r * dimension;
           const float* entry = books[b].entries + best * dimension;
           for (int64_t k = 0; k < dimension; k++) rest[k] -= entry[k];
         }
