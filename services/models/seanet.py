@@ -96,9 +96,9 @@ class Network:
         for members in groups.values():
             streams = [places[index].stream for index in members]
             # Piece by piece: what passes between the layers stays in the caches.
-            for pieces in zip(*(inputs[index].split(self._piece, dim=1) for index in members), strict=True):
+            for pieces in zip(*(torch.split(inputs[index], self._piece, dim=1) for index in members), strict=True):
                 made = self._native.push(streams, pieces)
-                for index, rows in zip(members, made.split(1), strict=True):
+                for index, rows in zip(members, torch.split(made, 1), strict=True):
                     parts[index].append(rows)
         return [_joined(made, self._native.channels) for made in parts]
 
