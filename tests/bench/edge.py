@@ -5,10 +5,14 @@ Both ways lead to the same process, and each run measures both by turns.
 - Latency: a service without a model sends chunks of the generator's usual size at an even pace, on one stream through
   the edge and one around it, half an interval apart. A chunk bears the time at which it was handed to gRPC; what is
   measured is how much later the client has it. ``added_ms_*`` are differences of percentiles. The 99th is taken of
-  each half thousand and the median of these counts, so that one hiccup of the machine is one of many.
+  each half thousand and the median of these counts, so that one hiccup of the machine is one of many. The pace is that
+  of 170 listeners. At that of 50 (``sparse``) the cores fall asleep between two chunks, and what is measured is mostly
+  how long a core needs to wake, twice more by the edge.
 - Throughput: the real generator with the model ``tiny`` and all its slots in use, so that its engine, and nothing
   before it, is what limits. Seconds of audio that all clients get in a second, first one way, then the other, in
-  rounds; ``throughput_loss`` is the median of the rounds' losses.
+  rounds; ``throughput_loss`` is the median of the rounds' losses. Half of the cores are the generator's, the other half
+  the sidecar's, the edge's and the clients', as their requests keep them apart in Kubernetes. ``shared`` is the same
+  with all cores for all, where every chunk that passes through the edge also takes time from the engine.
 - ``wire_megabytes_per_second``, for what it is worth: chunks as fast as one stream takes them, without an engine.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -38,18 +43,21 @@ from services.stack.stack import Stack
 SUMMARY = "Measure what the edge adds to each chunk, and what it takes from the throughput."
 CHUNK_BYTES = 32_000
 """Half a second of 32 kHz, 16 bits: what the generator sends but for its first chunks."""
-INTERVAL_MS = 10.0
+INTERVAL_MS, SPARSE_INTERVAL_MS = 3.0, 10.0
 BLOCK = 500
 WARM_UP = 200
 STREAMS = 8
 
 WAYS = ("direct", "edge")
+_GENERATOR = (
+    "import os, runpy; os.sched_setaffinity(0, {cores}); runpy.run_module('services.generator', run_name='__main__')"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=int, default=6000, help="chunks each way for the latency (default: 6000)")
     parser.add_argument("--rounds", type=int, default=8, help="rounds for the throughput (default: 8)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each piece of a round (default: 20)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each piece of a round (default: 12)")
     parser.add_argument("--quick", action="store_true", help="a trial of some seconds; no figures to quote")
 
 
@@ -59,37 +67,53 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.chunks, arguments.rounds, arguments.seconds = 100, 1, 1.0
     with _stack([sys.executable, "-m", "tests.bench.chunk_service"]) as stack:
         print("latency", file=sys.stderr, flush=True)
-        latency = asyncio.run(_latency(stack, arguments.chunks))
+        latency = asyncio.run(_latency(stack, arguments.chunks, INTERVAL_MS))
+        sparse = asyncio.run(_latency(stack, arguments.chunks // 3, SPARSE_INTERVAL_MS))
         print("wire", file=sys.stderr, flush=True)
         wire = asyncio.run(_wire(stack, 200 if arguments.quick else 8000))
-    with _stack() as stack:
-        throughput = asyncio.run(_throughput(stack, arguments.rounds, arguments.seconds))
-    losses = [1 - edge / direct for direct, edge in zip(*(throughput[way] for way in WAYS), strict=True)]
-    p50, p99 = ({way: _percentile(latency[way], part) for way in WAYS} for part in (50, 99))
+    cores, carried = os.sched_getaffinity(0), {}
+    half = set(sorted(cores)[: max(1, len(cores) // 2)])
+    for name, own, others in (("own", half, cores - half or cores), ("shared", cores, cores)):
+        os.sched_setaffinity(0, others)
+        with _stack([sys.executable, "-c", _GENERATOR.format(cores=own)]) as stack:
+            rates = asyncio.run(_throughput(stack, arguments.rounds, arguments.seconds))
+        losses = [1 - edge / direct for direct, edge in zip(*(rates[way] for way in WAYS), strict=True)]
+        carried[name] = {
+            "audio_seconds_per_second": {way: round(statistics.median(rates[way]), 2) for way in WAYS},
+            "loss_of_each_round": [round(loss, 4) for loss in losses],
+            "throughput_loss": round(statistics.median(losses), 4),
+        }
     facts: dict[str, Any] = {
         "chunk_bytes": CHUNK_BYTES,
         "chunks": arguments.chunks,
-        "latency_ms_median": p50,
-        "latency_ms_p99": p99,
-        "audio_seconds_per_second": {way: round(statistics.median(throughput[way]), 2) for way in WAYS},
-        "loss_of_each_round": [round(loss, 4) for loss in losses],
         "wire_megabytes_per_second": wire,
         "quick": arguments.quick,
-        "added_ms_median": round(p50["edge"] - p50["direct"], 4),
-        "added_ms_p99": round(p99["edge"] - p99["direct"], 4),
-        "throughput_loss": round(statistics.median(losses), 4),
+        "sparse": _added(sparse),
+        "shared": carried["shared"],
+        **_added(latency),
+        **carried["own"],
     }
     Console().print(_table(facts))
     print(json.dumps(facts))
 
 
+def _added(latency: dict[str, list[float]]) -> dict[str, Any]:
+    """Return median and 99th percentile of either way, and their differences."""
+    p50, p99 = ({way: _percentile(latency[way], part) for way in WAYS} for part in (50, 99))
+    return {
+        "latency_ms_median": p50,
+        "latency_ms_p99": p99,
+        "added_ms_median": round(p50["edge"] - p50["direct"], 4),
+        "added_ms_p99": round(p99["edge"] - p99["direct"], 4),
+    }
+
+
 @contextmanager
-def _stack(command: list[str] | None = None) -> Iterator[Stack]:
-    commands = {} if command is None else {"generator": command}
+def _stack(generator: list[str]) -> Iterator[Stack]:
     # The rate limit counts the beginnings of streams; a round begins few.
     with (
         tempfile.TemporaryDirectory() as folder,
-        Stack(services=["generator"], commands=commands, folder=Path(folder), secure=True) as stack,
+        Stack(services=["generator"], commands={"generator": generator}, folder=Path(folder), secure=True) as stack,
     ):
         yield stack
 
@@ -114,14 +138,14 @@ def _chunks(channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> Any:
     return stub.StreamGenerate(iter([request]), metadata=metadata)
 
 
-async def _latency(stack: Stack, count: int) -> dict[str, list[float]]:
+async def _latency(stack: Stack, count: int, interval_ms: float) -> dict[str, list[float]]:
     """Return milliseconds from the service to the client, of each chunk."""
 
     async def listen(way: str, channel: grpc.aio.Channel) -> list[float]:
         asked = {
             "x-chunks": WARM_UP + count,
             "x-bytes": CHUNK_BYTES,
-            "x-interval-ms": INTERVAL_MS,
+            "x-interval-ms": interval_ms,
             "x-phase": 0.5 * WAYS.index(way),
         }
         times = []
@@ -200,12 +224,15 @@ def _table(facts: dict[str, Any]) -> Table:
     table = Table(title=f"The edge: {facts['chunks']} chunks of {facts['chunk_bytes']} bytes each way")
     for heading in ("", *WAYS, "difference"):
         table.add_column(heading, justify="left" if not heading else "right")
-    rows = {
-        "a chunk, median, ms": ("latency_ms_median", f"{facts['added_ms_median']:+.3f}"),
-        "a chunk, 99th percentile, ms": ("latency_ms_p99", f"{facts['added_ms_p99']:+.3f}"),
-        f"{STREAMS} streams, s of audio a second": ("audio_seconds_per_second", f"{-facts['throughput_loss']:+.2%}"),
-        "wire alone, MB a second": ("wire_megabytes_per_second", ""),
-    }
-    for name, (key, difference) in rows.items():
-        table.add_row(name, *(f"{facts[key][way]:.3f}" for way in WAYS), difference)
+
+    def row(name: str, values: dict[str, float], difference: str) -> None:
+        table.add_row(name, *(f"{values[way]:.3f}" for way in WAYS), difference)
+
+    for name, found in (("a chunk", facts), ("a chunk, sparse", facts["sparse"])):
+        row(f"{name}, median, ms", found["latency_ms_median"], f"{found['added_ms_median']:+.3f}")
+        row(f"{name}, 99th percentile, ms", found["latency_ms_p99"], f"{found['added_ms_p99']:+.3f}")
+    streams = f"{STREAMS} streams, s of audio a second"
+    for name, found in ((streams, facts), (f"{streams}, shared cores", facts["shared"])):
+        row(name, found["audio_seconds_per_second"], f"{-found['throughput_loss']:+.2%}")
+    row("wire alone, MB a second", facts["wire_megabytes_per_second"], "")
     return table
