@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
-from numpy.typing import NDArray
 
 from antiphon.codes import pack_codes, unpack_codes
 from antiphon.v1 import audio_pb2, codec_pb2, codec_pb2_grpc
@@ -28,23 +26,35 @@ from services.runtime.server import Server
 from tests import codec_models
 from tests.audio_files import encoded
 from tests.integration.audio_service import body, is_healthy, refused, serving
+from tests.integration.codec_stream_cases import (
+    AUDIO,
+    BAD_AUDIO,
+    BAD_CODES,
+    BEGIN,
+    FIRST,
+    GOOD,
+    INVALID,
+    PRECONDITION,
+    SECOND,
+    START,
+)
+from tests.integration.codec_streams import (
+    BITS,
+    BOOKS,
+    F32,
+    HOP,
+    RATE,
+    Served,
+    chunks,
+    decode,
+    decode_config,
+    encode,
+    encode_config,
+    frames,
+    reference,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-INVALID, PRECONDITION = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
-F32 = audio_pb2.AUDIO_ENCODING_PCM_F32LE
-RATE, HOP, BITS = 24_000, 320, 9
-BOOKS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """The running service with a causal codec, one that is not, one of segments and one that only runs whole."""
-
-    channel: Any
-    stub: Any
-    names: dict[str, str]
-    references: dict[str, Any]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -72,86 +82,6 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     references = {name: loader.load_codec(path).model for name, path in names.items()}
     async with serving(CodecService(settings), settings) as channel:
         yield Served(channel, codec_pb2_grpc.CodecServiceStub(channel), names, references)
-
-
-def encode_config(model: str = "", rate: int = 0, channels: int = 0, **fields: Any) -> codec_pb2.StreamEncodeRequest:
-    form = audio_pb2.AudioFormat(encoding=F32, sample_rate_hz=rate, channel_count=channels)
-    return codec_pb2.StreamEncodeRequest(
-        config=codec_pb2.StreamEncodeConfig(**{"model": model, "format": form, **fields})
-    )
-
-
-def chunks(audio: torch.Tensor, sizes: Iterable[int]) -> Iterator[codec_pb2.StreamEncodeRequest]:
-    first = 0
-    for number, size in enumerate(sizes):
-        if number and first >= audio.shape[1]:
-            return
-        block = audio[:, first : first + size]
-        yield codec_pb2.StreamEncodeRequest(
-            audio=audio_pb2.AudioChunk(
-                sequence=number,
-                first_sample=first,
-                sample_count=block.shape[1],
-                data=block.T.contiguous().numpy().tobytes(),
-                is_final=first + size >= audio.shape[1],
-            )
-        )
-        first += size
-
-
-async def encode(
-    served: Served, config: codec_pb2.StreamEncodeRequest, audio: torch.Tensor, sizes: Iterable[int]
-) -> tuple[NDArray[np.int32], list[float], list[Any]]:
-    responses = [each async for each in served.stub.StreamEncode(iter([config, *chunks(audio, sizes)]))]
-    kinds = [response.WhichOneof("response") for response in responses]
-    assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("started", "finished", {"codes"})
-    parts, due = [], 0
-    for response in responses[1:-1]:
-        assert response.codes.first_frame == due
-        due += response.codes.frame_count
-        parts.append(unpack_codes(response.codes))
-    assert responses[-1].finished.codes.first_frame == due
-    return np.concatenate(parts, axis=1), [s for r in responses for s in r.codes.scales], responses
-
-
-def decode_config(model: str = "", **fields: Any) -> codec_pb2.StreamDecodeRequest:
-    form = audio_pb2.AudioFormat(encoding=F32)
-    return codec_pb2.StreamDecodeRequest(
-        config=codec_pb2.StreamDecodeConfig(**{"model": model, "output_format": form, **fields})
-    )
-
-
-def frames(
-    codes: NDArray[np.int32], bits: int, sizes: Iterable[int], scales: list[float] | None = None
-) -> Iterator[codec_pb2.StreamDecodeRequest]:
-    first = 0
-    for size in filter(None, sizes):
-        part = pack_codes(
-            codes[:, first : first + size], bits, first_frame=first, scales=(scales or [])[first : first + size]
-        )
-        yield codec_pb2.StreamDecodeRequest(codes=part)
-        first += size
-
-
-async def decode(served: Served, requests: Iterable[codec_pb2.StreamDecodeRequest]) -> tuple[Any, list[Any]]:
-    responses = [each async for each in served.stub.StreamDecode(iter(list(requests)))]
-    form, parts, first = responses[0].format, [], 0
-    for number, response in enumerate(responses[1:]):
-        chunk = response.audio
-        assert (chunk.sequence, chunk.first_sample) == (number, first)
-        assert chunk.is_final == (number == len(responses) - 2)
-        first += chunk.sample_count
-        parts.append(np.frombuffer(chunk.data, "<f4").reshape(-1, form.channel_count))
-    joined = np.concatenate(parts).T
-    assert joined.shape[1] == first
-    return joined, responses
-
-
-@torch.no_grad()
-def reference(served: Served, name: str, audio: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    model = served.references[name]
-    codes, _ = model.encode(audio[None])
-    return codes[0].numpy().astype(np.int32), model.decode(codes)[0].numpy()
 
 
 @pytest.mark.parametrize("name", ["24", "32"])
@@ -284,52 +214,6 @@ async def test_diffusion_decodes_whole_pieces(served: Served) -> None:
     assert (await made(quality=codec_pb2.QUALITY_HIGH)).decoder == codec_pb2.DECODER_ENCODEC
 
 
-AUDIO = codec_models.noise(0.1, RATE)
-GOOD = list(chunks(AUDIO, [1_000, 1_000, 400]))
-
-
-def chunk(**changes: Any) -> codec_pb2.StreamEncodeRequest:
-    """The second chunk with fields that do not fit."""
-    request = codec_pb2.StreamEncodeRequest()
-    request.CopyFrom(GOOD[1])
-    for name, value in changes.items():
-        setattr(request.audio, name, value)
-    return request
-
-
-def form(**fields: Any) -> codec_pb2.StreamEncodeRequest:
-    return encode_config(format=audio_pb2.AudioFormat(**{"encoding": F32, **fields}))
-
-
-NAN = np.full(1_000, np.nan, "<f4").tobytes()
-LONG = audio_pb2.AudioChunk(sequence=1, first_sample=1_000, sample_count=191_001, data=bytes(4 * 191_001))
-START = encode_config(rate=RATE)
-BAD_AUDIO: dict[str, tuple[list[codec_pb2.StreamEncodeRequest], grpc.StatusCode, str]] = {
-    "nothing": ([], PRECONDITION, "config"),
-    "data before config": (GOOD[:1], PRECONDITION, "audio"),
-    "second config": ([START, GOOD[0], START], PRECONDITION, "config"),
-    "another rate": ([START, GOOD[0], encode_config(rate=48_000)], PRECONDITION, "config"),
-    "empty message": ([START, codec_pb2.StreamEncodeRequest()], INVALID, "request"),
-    "gap in numbers": ([START, GOOD[0], chunk(sequence=2)], INVALID, "audio.sequence"),
-    "gap in samples": ([START, GOOD[0], chunk(first_sample=999)], INVALID, "audio.first_sample"),
-    "out of order": ([START, GOOD[1], GOOD[0]], INVALID, "audio.sequence"),
-    "fewer bytes": ([START, GOOD[0], chunk(data=b"1234")], INVALID, "audio.data"),
-    "another form": ([START, GOOD[0], chunk(data=bytes(2_000))], INVALID, "audio.data"),
-    "half a sample": ([START, GOOD[0], chunk(data=bytes(3_999))], INVALID, "audio.data"),
-    "NaN": ([START, GOOD[0], chunk(data=NAN)], INVALID, "audio.data"),
-    "after the end": ([START, *GOOD, chunk(sequence=3, first_sample=2_400)], PRECONDITION, "audio"),
-    "too long": ([START, GOOD[0], codec_pb2.StreamEncodeRequest(audio=LONG)], INVALID, "audio"),
-    "encoding": ([form(encoding=audio_pb2.AUDIO_ENCODING_WAV)], INVALID, "config.format.encoding"),
-    "no encoding": ([form(encoding=0)], INVALID, "config.format.encoding"),
-    "rate": ([form(sample_rate_hz=1)], INVALID, "config.format.sample_rate_hz"),
-    "negative rate": ([form(sample_rate_hz=-1)], INVALID, "config.format.sample_rate_hz"),
-    "64 channels": ([form(channel_count=64)], INVALID, "config.format.channel_count"),
-    "unknown model": ([encode_config("nowhere")], grpc.StatusCode.NOT_FOUND, "config.model"),
-    "many codebooks": ([encode_config(codebook_count=5)], INVALID, "config.codebook_count"),
-    "narrow": ([encode_config(bandwidth_kbps=0.1)], INVALID, "config.bandwidth_kbps"),
-}
-
-
 async def _read(call: Any) -> AsyncIterator[Any]:
     while (response := await call.read()) != grpc.aio.EOF:
         yield response
@@ -356,58 +240,6 @@ async def test_a_stream_that_says_nothing_is_ended(served: Served, monkeypatch: 
         await call.read()
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "no message came within 0.2 s" in str(caught.value.details())
-
-
-CODES = np.random.default_rng(1).integers(0, 512, (BOOKS, 30), dtype=np.int32)
-FIRST, SECOND = frames(CODES, BITS, [10, 20])
-
-
-def changed(**changes: Any) -> codec_pb2.StreamDecodeRequest:
-    """The second frames with fields that do not fit."""
-    request = codec_pb2.StreamDecodeRequest()
-    request.CopyFrom(SECOND)
-    for name, value in changes.items():
-        if name == "scales":
-            request.codes.scales.extend(value)
-        else:
-            setattr(request.codes, name, value)
-    return request
-
-
-FEWER = codec_pb2.StreamDecodeRequest(codes=pack_codes(CODES[:2, 10:], BITS, first_frame=10))
-MORE = codec_pb2.StreamDecodeRequest(codes=pack_codes(np.zeros((5, 10), np.int32), BITS))
-ENDLESS = codec_pb2.StreamDecodeRequest(codes=pack_codes(np.zeros((1, 601), np.int32), BITS))
-BEGIN = decode_config()
-MBD = codec_pb2.DECODER_MULTI_BAND_DIFFUSION
-BAD_CODES: dict[str, tuple[list[codec_pb2.StreamDecodeRequest], grpc.StatusCode, str]] = {
-    "nothing": ([], PRECONDITION, "config"),
-    "codes before config": ([FIRST], PRECONDITION, "codes"),
-    "second config": ([BEGIN, FIRST, BEGIN], PRECONDITION, "config"),
-    "empty message": ([BEGIN, codec_pb2.StreamDecodeRequest()], INVALID, "request"),
-    "out of order": ([BEGIN, SECOND], INVALID, "codes.first_frame"),
-    "again": ([BEGIN, FIRST, FIRST], INVALID, "codes.first_frame"),
-    "short data": ([BEGIN, FIRST, changed(data=bytes(89))], INVALID, "codes.data"),
-    "no frames": ([BEGIN, FIRST, changed(frame_count=0)], INVALID, "codes.frame_count"),
-    "many frames": ([BEGIN, FIRST, changed(frame_count=2**32 - 1)], INVALID, "codes.frame_count"),
-    "other bits": ([BEGIN, FIRST, changed(bits_per_code=10)], INVALID, "codes.bits_per_code"),
-    "fewer codebooks": ([BEGIN, FIRST, FEWER], INVALID, "codes.codebook_count"),
-    "more codebooks": ([BEGIN, MORE], INVALID, "codes.codebook_count"),
-    "scales": ([BEGIN, FIRST, changed(scales=[1.0] * 20)], INVALID, "codes.scales"),
-    "too long": ([BEGIN, ENDLESS], INVALID, "codes.frame_count"),
-    "more samples than codes": (
-        [decode_config(sample_count=30 * HOP + 1), FIRST, SECOND],
-        INVALID,
-        "config.sample_count",
-    ),
-    "unknown model": ([decode_config("nowhere")], grpc.StatusCode.NOT_FOUND, "config.model"),
-    "diffusion": ([decode_config(decoder=MBD)], PRECONDITION, "config.decoder"),
-    "both": ([decode_config(decoder=1, quality=1)], INVALID, "config.quality"),
-    "rate": (
-        [decode_config(output_format=audio_pb2.AudioFormat(sample_rate_hz=1))],
-        INVALID,
-        "config.output_format.sample_rate_hz",
-    ),
-}
 
 
 @pytest.mark.parametrize("case", BAD_CODES)
