@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,25 @@ def test_a_services_image_listens_where_the_pod_says(name: str) -> None:
 def test_no_compiler_is_in_a_last_stage() -> None:
     for path in DOCKERFILES.values():
         assert not re.search(r"\b(g\+\+|gcc|cc|clang|build-essential|binutils)\b", "".join(instructions(path, "RUN")))
+
+
+def test_the_version_is_found_where_the_tree_is_not_installed(tmp_path: Path) -> None:
+    (writes,) = [each for each in instructions(DOCKERFILES["runtime"], "RUN") if "dist-info" in each]
+    subprocess.run(["sh", "-c", writes], cwd=tmp_path, env={**os.environ, "VERSION": "9.8.7"}, check=True)
+    # The client's own metadata would be found in this environment's packages.
+    command = [sys.executable, "-S", "-c", "from importlib import metadata; print(metadata.version('antiphon'))"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "9.8.7"
+
+
+def test_what_the_runtime_leaves_out_is_imported_by_no_service() -> None:
+    lines = (render.K8S / "images" / "runtime" / "unused.txt").read_text().splitlines()
+    names = {line for line in lines if not line.startswith("#")}
+    modules = {module for module, owners in metadata.packages_distributions().items() if names & set(owners)}
+    assert len(modules) >= len(names)
+    command = [sys.executable, "-m", "tests.kubernetes.imports", *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_edge_is_the_envoy_of_the_tests() -> None:
