@@ -15,7 +15,7 @@ PACKAGES := clients services tests
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format protos protos-check check web examples notebooks abuse chaos bench images k8s-check lock clean
+.PHONY: help setup demo up test lint format protos protos-check check web examples notebooks abuse chaos bench images kube-play k8s-check lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench: $(STAMP) ## Measure; the last line is one JSON object
 
 k8s-check: $(STAMP) ## Render and check k8s/: schemas, policies, Envoy, rules
 	$(BIN)/python -m pytest tests/kubernetes --ignore tests/kubernetes/test_live.py
+
+kube-play: $(STAMP) ## Let podman run the images of the local overlay, and test them end to end; after make images
+	ANTIPHON_REQUIRE_ALL=1 $(BIN)/python -m pytest tests/kubernetes/played.py
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VARIANT ?= cpu
