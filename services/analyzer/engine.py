@@ -21,7 +21,7 @@ from services.analyzer.windows import Window, windows_of
 from services.models import discriminators
 from services.models.audio import AudioLimits, open_audio
 from services.models.batching import Batcher
-from services.models.calibration import WEIGHTS_FILE, ModelCard
+from services.models.calibration import ModelCard
 from services.models.discriminators import AnalyzerInfo, Discriminators, FeatureMap, Hearing
 from services.models.worker import WorkerFull
 from services.runtime.metrics import METRICS, Metrics
@@ -188,7 +188,7 @@ class AnalyzerEngine:
 
 def _load(weights: str, device: str) -> Discriminators:
     """Load what the setting names; where nothing is shipped, what is not trained."""
-    if weights == UNTRAINED or not (weights or (SHIPPED / WEIGHTS_FILE).is_file()):
+    if weights == UNTRAINED:
         return discriminators.build_untrained(device)
     return discriminators.load(Path(weights) if weights else SHIPPED, device)
 

@@ -272,17 +272,6 @@ async def test_untrained_weights_give_no_verdict() -> None:
         assert len(reply.images) == 4
 
 
-async def test_the_default_model_is_honest() -> None:
-    """What is shipped, or nothing: either way the list, the verdict and the reason agree."""
-    settings = AnalyzerSettings(listen="127.0.0.1:0", metrics_listen="", device="cpu")
-    async with serving(AnalyzerService(settings), settings) as channel:
-        stub: Any = analyzer_pb2_grpc.AnalyzerServiceStub(channel)
-        (model,) = (await stub.ListModels(analyzer_pb2.AnalyzerServiceListModelsRequest())).models
-        reply = await stub.Analyze(analyzer_pb2.AnalyzeRequest(audio=body(encoded("wav", noisy(2.0), RATE))))
-        assert reply.model == model
-        assert model.is_trained == (reply.verdict != analyzer_pb2.VERDICT_UNSPECIFIED) == bool(reply.training_sources)
-
-
 async def test_a_folder_that_does_not_fit_ends_the_service(tmp_path: Path) -> None:
     analyzer_models.save(tmp_path)
     (tmp_path / "model.json").write_text("{}")

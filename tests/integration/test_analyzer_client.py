@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import threading
@@ -189,7 +190,7 @@ def test_the_command_reads_stdin_and_says_what_is_wrong(
 @pytest.mark.parametrize(
     ("verdict", "says"),
     [
-        (Verdict.REAL, "REAL: nothing here sounds as if a neural decoder had made it (the odds that one did: 97.0 %)."),
+        (Verdict.REAL, "REAL: nothing here sounds like the neural decoders that the model knows (the odds that"),
         (Verdict.GENERATED, "GENERATED: this sounds as if a neural decoder had made it"),
         (Verdict.INCONCLUSIVE, "CAN'T TELL: the reason (the odds that one did: 97.0 %)."),
         (Verdict.UNSPECIFIED, "NO VERDICT: the reason."),
@@ -199,12 +200,17 @@ def test_every_verdict_has_words(target: str, verdict: Verdict, says: str) -> No
     window = antiphon.WindowAnalysis(0.0, 1.0, antiphon.Scores(0.5, 0.5, 0.5), 0.97, Verdict.GENERATED)
     with antiphon.Client(target) as client:
         (model,) = [model for model in client.list_models() if model.name == "made-up-1"]
+    windows = (window, dataclasses.replace(window, start_seconds=1.0, verdict=Verdict.REAL))
     analysis = antiphon.Analysis(
-        antiphon.Scores(0.5, 0.5, 0.5), None, verdict, 0.97, (window,) * 1, model, (), reason="the reason"
+        antiphon.Scores(0.5, 0.5, 0.5), None, verdict, 0.97, windows, model, (), reason="the reason"
     )
     text = "\n".join(analyzer_cli.in_words(analysis, None))
     assert says in text
     assert ("from 0:00.0 to 0:01.0" in text) == (verdict is not Verdict.UNSPECIFIED)
+    everywhere = dataclasses.replace(analysis, windows=(window,), training_sources=tuple(map(str, range(40))))
+    text = "\n".join(analyzer_cli.in_words(everywhere, None))
+    assert "plainest" not in text, "it is everywhere"
+    assert text.endswith("trained on 40 sources of audio and decoders, which --json names.")
 
 
 def test_long_pieces_name_the_longest_places() -> None:

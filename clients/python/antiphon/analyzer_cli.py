@@ -24,6 +24,7 @@ from antiphon.wav_input import long_wav, wav_blocks
 # One call carries the whole file: above, a WAV is streamed.
 STREAM_BYTES = 32 << 20
 MAX_ROWS = 40
+_MOST_SOURCES = 6
 _FAMILIES = ("mpd", "msd", "msstftd")
 
 
@@ -130,12 +131,12 @@ def in_words(analysis: Analysis, threshold: float | None) -> list[str]:
     lines = [""]
     match analysis.verdict:
         case Verdict.REAL:
-            lines.append(f"REAL: nothing here sounds as if a neural decoder had made it{likely}.")
+            lines.append(f"REAL: nothing here sounds like the neural decoders that the model knows{likely}.")
             if heard:
                 lines.append(f"Taken alone, it would sound made {heard}; so short a stretch is often misjudged.")
         case Verdict.GENERATED:
             lines.append(f"GENERATED: this sounds as if a neural decoder had made it{likely}.")
-            if heard:
+            if heard and not all(window.verdict is Verdict.GENERATED for window in analysis.windows):
                 lines.append(f"It is plainest {heard}.")
         case Verdict.INCONCLUSIVE:
             lines.append(f"CAN'T TELL: {analysis.reason}{likely}.")
@@ -146,9 +147,14 @@ def in_words(analysis: Analysis, threshold: float | None) -> list[str]:
     if analysis.is_real is not None and threshold is not None:
         relation = "above" if analysis.is_real else "not above"
         lines.append(f"The mean score, {analysis.scores.mean:.3f}, is {relation} the threshold {threshold:g}.")
-    sources = f", trained on {', '.join(analysis.training_sources)}" if analysis.training_sources else ""
-    lines.append(f"Model {analysis.model.name} ({analysis.model.digest[:12]}){sources}.")
+    lines.append(f"Model {analysis.model.name} ({analysis.model.digest[:12]}){_trained_on(analysis.training_sources)}.")
     return lines
+
+
+def _trained_on(sources: Sequence[str]) -> str:
+    if len(sources) > _MOST_SOURCES:
+        return f", trained on {len(sources)} sources of audio and decoders, which --json names"
+    return f", trained on {', '.join(sources)}" if sources else ""
 
 
 def places(suspects: Sequence[tuple[float, float]], most: int = 6) -> str:
