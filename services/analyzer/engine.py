@@ -187,7 +187,7 @@ class AnalyzerEngine:
 
 
 def _load(weights: str, device: str) -> Discriminators:
-    """Load what the setting names; where nothing is shipped, what is not trained."""
+    """Load what the setting names, or what is shipped."""
     if weights == UNTRAINED:
         return discriminators.build_untrained(device)
     return discriminators.load(Path(weights) if weights else SHIPPED, device)
