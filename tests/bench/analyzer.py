@@ -29,7 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from services.analyzer.engine import SHIPPED, AnalyzerEngine
+from services.analyzer.engine import SHIPPED, UNTRAINED, AnalyzerEngine
 from services.analyzer.requests import Analysis
 from services.models import discriminators
 from services.models.audio import AudioLimits
@@ -100,7 +100,7 @@ def build(weights: str) -> tuple[dict[Any, Any], Discriminators, Discriminators]
     from safetensors.torch import load_file
 
     folder = Path(weights) if weights else SHIPPED
-    if weights == "untrained" or not (folder / WEIGHTS_FILE).is_file():
+    if weights == UNTRAINED:
         ours = discriminators.build_untrained()
         modules = discriminators.build_untrained_modules()
     else:

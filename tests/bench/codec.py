@@ -35,7 +35,7 @@ Both = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], to
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the piece (default: 10)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed (default: 5)")
+    parser.add_argument("--rounds", type=int, default=8, help="how often each is timed (default: 8)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="torch's threads (default: 1 2)")
     parser.add_argument("--soak-seconds", type=float, default=3600.0, help="audio of the memory test (default: 3600)")
     parser.add_argument("--quick", action="store_true", help="a trial of a second; no figures to quote")

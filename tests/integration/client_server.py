@@ -111,6 +111,8 @@ class Generator(generator_pb2_grpc.GeneratorServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"model: {config.model} is not loaded")
         if prompt == "crash":
             raise RuntimeError("a fault of the server")
+        if prompt == "not yet" and len(self.configs) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "upstream connect error")
         return prompt
 
     def ListModels(self, request: Any, context: Any) -> generator_pb2.GeneratorServiceListModelsResponse:

@@ -186,6 +186,21 @@ async def test_deadline(caller: Caller, server: Served) -> None:
     assert gone(server)
 
 
+async def test_a_stream_that_nobody_began_is_begun_again(caller: Caller, server: Served) -> None:
+    chunks, _ = await caller.stream("not yet", duration=SECONDS, initial_credit=60.0)
+    assert sum(len(chunk.samples) for chunk in chunks) == TOTAL
+    tries = server.generator.configs
+    assert len(tries) == 3
+    assert [each.pacing.initial_credit.seconds for each in tries] == [60] * 3
+    assert not any(each.HasField("resume") for each in tries)
+
+
+async def test_without_resume_a_stream_that_nobody_began_fails(server: Served) -> None:
+    with Client(server.target, resume=False) as client, pytest.raises(antiphon.UnavailableError):
+        list(client.stream_generate("not yet"))
+    assert len(server.generator.configs) == 1
+
+
 async def test_nobody_answers() -> None:
     with Client("127.0.0.1:1") as client:
         with pytest.raises(antiphon.UnavailableError):

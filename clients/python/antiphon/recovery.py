@@ -18,10 +18,11 @@ from antiphon.v1 import generator_pb2
 
 MAX_ATTEMPTS = 8
 """Attempts in a row that bring nothing new; then the error is raised."""
+MAX_ATTEMPTS_BEFORE_START = 4
+"""So many attempts take at most a second and a half: who calls a server that is not there soon knows."""
 FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 5.0
 PIECE_BYTES = 1 << 18
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 Request = generator_pb2.StreamGenerateRequest
 
@@ -29,8 +30,9 @@ Request = generator_pb2.StreamGenerateRequest
 class Recovery:
     """What a generation would need to go on elsewhere: the effective config, the codes, and what was said since.
 
-    Only a stream that the server has `started` is taken up again. It then has a seed, and what follows is a function
-    of what the client knows: nothing is done twice that could differ.
+    A stream that the server has `started` has a seed, and what follows is a function of what the client knows: nothing
+    is done twice that could differ. One that has not is begun anew where nobody answered, for nothing of it was heard;
+    a full queue is told to the caller, who may not want to wait.
 
     Args:
         enabled: False to raise every error as it comes.
@@ -63,6 +65,8 @@ class Recovery:
             config.CopyFrom(self._config)
             if self._started:
                 self._put_resume(config)
+            if config.pacing.HasField("initial_credit"):
+                self._put_credit(config)
             messages = [Request(config=config), *self._prompt_pieces()]
             messages += [Request(update=update) for update in self._asked]
         actions = generator_pb2.GenerationControl
@@ -78,7 +82,9 @@ class Recovery:
         Full jitter: anything between nothing and a limit that doubles, so that the callers of a server that fell do
         not come back together. A server that says when to come again is believed.
         """
-        if not (self._enabled and self._started and _is_lost(error)) or self._attempts >= MAX_ATTEMPTS:
+        is_to_go_on = _is_lost(error) or (self._started and error.code == grpc.StatusCode.RESOURCE_EXHAUSTED)
+        most = MAX_ATTEMPTS if self._started else MAX_ATTEMPTS_BEFORE_START
+        if not (self._enabled and is_to_go_on) or self._attempts >= most:
             return None
         limit = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**self._attempts)
         self._attempts += 1
@@ -88,7 +94,7 @@ class Recovery:
         """Keep the effective config; returns False when this is an attempt after the first."""
         if self._started:
             return False
-        self._started = True
+        self._started, self._attempts = True, 0
         self._model_version = started.model_version
         self._config.CopyFrom(started.config)
         self._config.include_codes = self._config.include_codes or self._enabled
@@ -138,13 +144,15 @@ class Recovery:
         resume.received_samples = self._samples
         resume.updates.extend(self._applied)
         resume.model_version = self._model_version
-        if config.pacing.HasField("initial_credit"):
-            heard = self._samples * 10**9 // config.output_format.sample_rate_hz
-            put_duration(config.pacing.initial_credit, max(0, self._granted - heard) / 1e9, "pacing.initial_credit")
+
+    def _put_credit(self, config: generator_pb2.GenerationConfig) -> None:
+        """Allow what was granted and not yet heard."""
+        heard = self._samples * 10**9 // config.output_format.sample_rate_hz if self._samples else 0
+        put_duration(config.pacing.initial_credit, max(0, self._granted - heard) / 1e9, "pacing.initial_credit")
 
 
 def _is_lost(error: AntiphonError) -> bool:
-    """Tell whether the call may go on elsewhere: its connection or its server is gone, or there is no room now."""
+    """Tell whether the call may go on elsewhere: its connection or its server is gone."""
     # Proxies reset streams, and gRPC has no one code for that; an error of the server itself has a reason.
     was_reset = not error.reason and ("RST_STREAM" in error.message or "Stream removed" in error.message)
-    return error.code in _LOST or was_reset
+    return error.code == grpc.StatusCode.UNAVAILABLE or was_reset

@@ -193,7 +193,7 @@ export class Generation implements AsyncIterable<Chunk> {
   async *#attempt(): AsyncGenerator<Chunk, void, undefined> {
     this.#attempts += 1;
     // The config of a later attempt holds the credit.
-    if (this.#started) this.#unsent = [];
+    if (this.#attempts > 1) this.#unsent = [];
     const options: CallOptions = {
       signal: this.#abort.signal,
       headers: this.#link.headers(this.requestId),

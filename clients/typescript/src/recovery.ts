@@ -21,6 +21,8 @@ import { duration, seconds } from "./messages.js";
 
 /** Attempts in a row that bring nothing new; then the error is thrown. */
 export const MAX_ATTEMPTS = 8;
+/** So many attempts take at most a second and a half: who calls a server that is not there soon knows. */
+export const MAX_ATTEMPTS_BEFORE_START = 4;
 const FIRST_DELAY_SECONDS = 0.1;
 const MAX_DELAY_SECONDS = 5;
 
@@ -30,8 +32,9 @@ export type Command = ControlGenerationRequest["command"];
 /**
  * What a generation would need to go on elsewhere: the effective config, the codes, and what was said since.
  *
- * Only a stream that the server has started is taken up again. It then has a seed, and what follows is a function of
- * what the client knows: nothing is done twice that could differ.
+ * A stream that the server has started has a seed, and what follows is a function of what the client knows: nothing is
+ * done twice that could differ. One that has not is begun anew where nobody answered, for nothing of it was heard; a
+ * full queue is told to the caller, who may not want to wait.
  */
 export class Recovery {
   #config: GenerationConfig;
@@ -63,6 +66,10 @@ export class Recovery {
   opening(): OpenGenerationRequest {
     const config = clone(GenerationConfigSchema, this.#config);
     if (this.#started) this.#putResume(config);
+    if (config.pacing?.initialCredit) {
+      const heard = this.#sampleRateHz ? this.#samples / this.#sampleRateHz : 0;
+      config.pacing.initialCredit = duration(Math.max(0, this.#granted - heard), "pacing.initial_credit");
+    }
     return create(OpenGenerationRequestSchema, { config, promptAudio: this.#promptAudio });
   }
 
@@ -80,7 +87,9 @@ export class Recovery {
    * come back together. A server that says when to come again is believed.
    */
   delaySeconds(error: AntiphonError): number | undefined {
-    if (!(this.#enabled && this.#started && isLost(error)) || this.#attempts >= MAX_ATTEMPTS) return undefined;
+    const isToGoOn = isLost(error) || (this.#started && error.code === Code.ResourceExhausted);
+    const most = this.#started ? MAX_ATTEMPTS : MAX_ATTEMPTS_BEFORE_START;
+    if (!(this.#enabled && isToGoOn) || this.#attempts >= most) return undefined;
     const limit = Math.min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** this.#attempts);
     this.#attempts += 1;
     return (error.retryAfterSeconds ?? 0) + Math.random() * limit;
@@ -89,13 +98,14 @@ export class Recovery {
   /** Whether a command that fails with this is repeated by itself in the next attempt. */
   outlives(error: AntiphonError): boolean {
     // NOT_FOUND: the piece's replica is gone, and the stream is about to tell.
-    return this.#enabled && (isLost(error) || error.code === Code.NotFound);
+    return this.#enabled && (isLost(error) || [Code.NotFound, Code.ResourceExhausted].includes(error.code));
   }
 
   /** Keeps the effective config. */
   takeStarted(started: GenerationStarted): void {
     if (this.#started || !started.config) return;
     this.#started = true;
+    this.#attempts = 0;
     this.#modelVersion = started.modelVersion;
     this.#sampleRateHz = started.format?.sampleRateHz ?? 0;
     this.#config = clone(GenerationConfigSchema, started.config);
@@ -151,10 +161,6 @@ export class Recovery {
       modelVersion: this.#modelVersion,
     });
     if (count) config.resume.codes = packCodes(codes, this.#codebooks, this.#bits);
-    if (config.pacing?.initialCredit && this.#sampleRateHz) {
-      const left = Math.max(0, this.#granted - this.#samples / this.#sampleRateHz);
-      config.pacing.initialCredit = duration(left, "pacing.initial_credit");
-    }
   }
 }
 
@@ -163,7 +169,7 @@ export function control(action: Action): Command {
   return create(ControlGenerationRequestSchema, { command: { case: "control", value: { action } } }).command;
 }
 
-/** Whether the call may go on elsewhere: its connection or its server is gone, or there is no room now. */
+/** Whether the call may go on elsewhere: its connection or its server is gone. */
 function isLost(error: AntiphonError): boolean {
-  return error.code === Code.Unavailable || error.code === Code.ResourceExhausted;
+  return error.code === Code.Unavailable;
 }

@@ -117,6 +117,22 @@ test("a connection that keeps breaking brings the piece all the same", async () 
   assert.equal(piece.attempts, 4);
 });
 
+test("a piece that nobody began is begun again, a few times", async () => {
+  let refusals = 2;
+  const refusing: typeof fetch = (input, init) => {
+    if (!String(input).endsWith("/OpenGeneration") || refusals-- <= 0) return fetch(input, init);
+    return Promise.resolve(new Response("upstream connect error", { status: 503 }));
+  };
+  const one = new Client({ baseUrl, fetch: refusing });
+  const piece = one.generate(PROMPT, PIECE);
+  assert.deepEqual(toWav(await collect(piece)), toWav(await collect(client.generate(PROMPT, PIECE))));
+  assert.equal(piece.attempts, 3);
+  refusals = Infinity;
+  const never = one.generate(PROMPT, PIECE);
+  await assert.rejects(collect(never), UnavailableError);
+  assert.equal(never.attempts, 5);
+});
+
 test("without resume the break is an error", async () => {
   const piece = new Client({ baseUrl, resume: false, fetch: breaking(1, 40_000) }).generate(PROMPT, PIECE);
   await assert.rejects(collect(piece), UnavailableError);
