@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
@@ -83,13 +84,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         parse = _checked(handler.request_deserializer)
 
+        def behave(requests: list[Any], context: Any) -> Any:
+            request = requests.pop()
+            return behavior(request if handler.request_streaming else parse(request), context)
+
+        # gRPC keeps the error of a call that it aborted, and the error these frames, until the garbage collector comes:
+        # they must not hold the request.
         async def unary(request: Any, context: Any) -> Any:
+            requests = [request]
+            del request
             async with self._call(method, context):
-                return await behavior(request if handler.request_streaming else parse(request), context)
+                return await behave(requests, context)
 
         async def stream(request: Any, context: Any) -> None:
+            requests = [request]
+            del request
             async with self._call(method, context):
-                responses = behavior(request if handler.request_streaming else parse(request), context)
+                responses = behave(requests, context)
                 if inspect.isawaitable(responses):
                     await responses
                     return
@@ -151,6 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if code is grpc.StatusCode.INTERNAL:
                     _log.exception("call failed", extra=_fields(method))
                 own = error.metadata() if isinstance(error, ServiceError) else ()
+                _forget_frames(error)
                 await context.abort(
                     code, status.details, (*context.trailing_metadata(), *own, *(status.trailing_metadata or ()))
                 )
@@ -168,6 +180,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     code.name,
                     extra={**_fields(method), "grpc_code": code.name, "seconds": round(seconds, 6)},
                 )
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of what the frames of a told error hold.
+
+    An error and the future that it came through hold each other, and with them the request: up to the garbage
+    collector's next round, which counts objects and not bytes, a service would keep every large file that it refused.
+    """
+    told: BaseException | None = error
+    while told is not None:
+        traceback.clear_frames(told.__traceback__)
+        told.__traceback__ = None
+        told = told.__cause__ or told.__context__
 
 
 def _fields(method: _Method) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -150,8 +151,11 @@ def main() -> int:
 def run(fleet: Fleet, faults: dict[str, Callable[[Fleet, Listeners], None]]) -> dict[str, Any]:
     """Injects the faults one after the other; returns and prints what came of it."""
     expected = pieces(fleet.envoy.address, SEEDS)
-    before, survivors = fleet.megabytes, _pids(fleet)
-    table = Table("fault", "streams", "at once", "refused, came again", "samples lost", "broken", "deaths", "seconds")
+    memory: dict[tuple[str, int], list[float]] = {}
+    _weigh(fleet, memory)
+    table = Table(
+        "fault", "streams", "at once", "refused, came again", "samples lost", "broken", "deaths", "grew, MB", "s"
+    )
     tallies: dict[str, Tally] = {}
     for name, fault in faults.items():
         begun, deaths = time.monotonic(), fleet.deaths
@@ -161,11 +165,15 @@ def run(fleet: Fleet, faults: dict[str, Callable[[Fleet, Listeners], None]]) -> 
         fleet.wait_well()
         cells = (tally.streams, tally.most_running, tally.refused, tally.samples_lost, len(tally.broken))
         seconds = time.monotonic() - begun
-        table.add_row(name, *map(str, cells), str(fleet.deaths - deaths), f"{seconds:.1f}")
+        _weigh(fleet, memory)
+        grew = max((sizes[-1] - sizes[-2] for sizes in _alive(fleet, memory) if len(sizes) > 1), default=None)
+        told = "all are new" if grew is None else f"{grew:.1f}"
+        table.add_row(name, *map(str, cells), str(fleet.deaths - deaths), told, f"{seconds:.1f}")
         print(name, *cells, fleet.deaths, f"{seconds:.1f}", tally.broken[:3], file=sys.stderr, flush=True)
-    # Of those that no fault has replaced.
-    after = fleet.megabytes
-    growth = {name: round(after[name] - before[name], 1) for name in after if _pids(fleet)[name] == survivors[name]}
+    growth: dict[str, float] = {}
+    for (name, _), sizes in memory.items():
+        if len(sizes) > 1:  # it has lived through a fault at least
+            growth[name] = max(growth.get(name, -math.inf), round(sizes[-1] - sizes[0], 1))
     Console(width=140).print(table)
     retries = [seconds for tally in tallies.values() for seconds in tally.retry_seconds]
     facts: dict[str, Any] = {
@@ -183,6 +191,17 @@ def run(fleet: Fleet, faults: dict[str, Callable[[Fleet, Listeners], None]]) -> 
     unharmed = not (facts["samples_lost"] or facts["streams_broken"] or facts["deaths_not_asked_for"])
     facts["passed"] = unharmed and all(megabytes < GROWTH_MEGABYTES for megabytes in growth.values())
     return facts
+
+
+def _weigh(fleet: Fleet, memory: dict[tuple[str, int], list[float]]) -> None:
+    """Adds what each process has grown to, to the list of its name and pid."""
+    megabytes = fleet.megabytes
+    for name, pid in _pids(fleet).items():
+        memory.setdefault((name, pid), []).append(megabytes[name])
+
+
+def _alive(fleet: Fleet, memory: dict[tuple[str, int], list[float]]) -> list[list[float]]:
+    return [memory[one] for one in _pids(fleet).items()]
 
 
 def _pids(fleet: Fleet) -> dict[str, int]:
