@@ -134,6 +134,19 @@ def test_a_stream_that_was_not_begun_goes_elsewhere(channel: grpc.Channel, addre
         calls.assert_whole([generator_pb2.StreamGenerateResponse.FromString(data) for data in stream], 0.1)
 
 
+def test_streams_leave_a_replica_that_refuses_though_it_runs_least(channel: grpc.Channel, addresses: list[str]) -> None:
+    config = generator_pb2.GenerationConfig(prompts=[generator_pb2.WeightedPrompt(text="a")])
+    config.duration.FromSeconds(3)
+    first = generator_pb2.StreamGenerateRequest(config=config).SerializeToString()
+    stub: Any = channel.stream_stream(f"{GENERATOR}/StreamGenerate")
+    streams = []
+    for _ in range(6):
+        streams.append(stub(iter([first]), metadata=failing("Elsewhere", addresses[0]), timeout=20))
+        next(streams[-1])  # it runs, and the next one finds the other replica busier than this one
+    for stream in streams:
+        stream.cancel()
+
+
 def test_http_callers_hear_of_a_full_service_when_to_come_again(retrying: Stack) -> None:
     request = urllib.request.Request(
         f"http://{retrying.address}/v1/generator/models", headers={"x-raise": "ResourceExhausted"}
@@ -168,7 +181,7 @@ def test_only_replicas_that_fail_again_and_again_are_left_alone(addresses: list[
         page = calls.get(f"{stack.addresses['envoy admin']}/clusters")
         counts = [line.split("::") for line in page.splitlines() if "rq_active" in line]
         active = {host: int(count) for _, host, _, count in counts}
-        assert [active[address] for address in addresses] == [3, 3]
+        assert max(active[address] for address in addresses) <= 4
         failures = 0
         while failures < 5:
             failures += codes(channel, "Generate", 1, *failing("Unavailable", addresses[0]))["UNAVAILABLE"]
