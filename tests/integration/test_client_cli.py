@@ -173,11 +173,11 @@ def test_ctrl_c_leaves_a_valid_file(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "antiphon.cli", "generate", "hang", "-o", str(out)]
         with subprocess.Popen([*command, "--target", server.target], stderr=subprocess.PIPE) as process:
             while not (out.exists() and len(out.read_bytes()) > 44):
-                assert process.poll() is None
+                assert process.poll() is None, process.communicate()
                 time.sleep(0.05)  # the processor is for the command
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 130, stderr
         assert server.generator.ended.wait(10)
     assert frames(out.read_bytes()) == tone(0, 800).tobytes()
     assert stderr.decode().splitlines()[-1] == "interrupted"
