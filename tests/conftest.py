@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from services.stack.stack import Stack
+
+# A shell starts what runs in its background with Ctrl-C ignored, and programs hand that on: some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require(part: str) -> str:
