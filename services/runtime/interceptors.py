@@ -14,7 +14,6 @@ import asyncio
 import inspect
 import logging
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
@@ -84,31 +83,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         parse = _checked(handler.request_deserializer)
 
-        def behave(requests: list[Any], context: Any) -> Any:
-            request = requests.pop()
-            return behavior(request if handler.request_streaming else parse(request), context)
-
-        # gRPC keeps the error of a call that it aborted, and the error these frames, until the garbage collector comes:
-        # they must not hold the request.
         async def unary(request: Any, context: Any) -> Any:
-            requests = [request]
-            del request
-            async with self._call(method, context):
-                return await behave(requests, context)
+            try:
+                async with self._call(method, context):
+                    return await behavior(request if handler.request_streaming else parse(request), context)
+            except grpc.aio.AbortError as aborted:
+                del request
+                raise _alone(aborted) from None
 
         async def stream(request: Any, context: Any) -> None:
-            requests = [request]
-            del request
-            async with self._call(method, context):
-                responses = behave(requests, context)
-                if inspect.isawaitable(responses):
-                    await responses
-                    return
-                # gRPC leaves a generator that it stops early to the garbage collector; here its `finally`
-                # blocks run before the call ends.
-                async with aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
+            try:
+                async with self._call(method, context):
+                    responses = behavior(request if handler.request_streaming else parse(request), context)
+                    if inspect.isawaitable(responses):
+                        await responses
+                        return
+                    # gRPC leaves a generator that it stops early to the garbage collector; here its `finally`
+                    # blocks run before the call ends.
+                    async with aclosing(responses):
+                        async for response in responses:
+                            await context.write(response)
+            except grpc.aio.AbortError as aborted:
+                del request
+                raise _alone(aborted) from None
 
         make: Any = {
             "unary": grpc.unary_unary_rpc_method_handler,
@@ -162,7 +159,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if code is grpc.StatusCode.INTERNAL:
                     _log.exception("call failed", extra=_fields(method))
                 own = error.metadata() if isinstance(error, ServiceError) else ()
-                _forget_frames(error)
                 await context.abort(
                     code, status.details, (*context.trailing_metadata(), *own, *(status.trailing_metadata or ()))
                 )
@@ -182,17 +178,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 )
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of a told error hold.
+def _alone(aborted: grpc.aio.AbortError) -> grpc.aio.AbortError:
+    """Return the error without what it came of.
 
-    An error and the future that it came through hold each other, and with them the request: up to the garbage
-    collector's next round, which counts objects and not bytes, a service would keep every large file that it refused.
+    gRPC's state of a call and the error that aborted it hold each other, and with them the frames of the error and of
+    those before it: up to the garbage collector's next round, which counts objects and not bytes, a service would keep
+    every large file that it refused.
     """
-    told: BaseException | None = error
-    while told is not None:
-        traceback.clear_frames(told.__traceback__)
-        told.__traceback__ = None
-        told = told.__cause__ or told.__context__
+    aborted.__context__ = None
+    alone: grpc.aio.AbortError = aborted.with_traceback(None)
+    return alone
 
 
 def _fields(method: _Method) -> dict[str, str]:
